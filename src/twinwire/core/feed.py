@@ -1,0 +1,240 @@
+"""A feed: one subscriber, as a cursor over the log.
+
+1. A feed is a set of channels, the mode of each, and the position it has reached. It has no queue.
+2. It is live (in a lane), or behind: it reads the log after its position until it may join its lane.
+   Replay after a reconnect, catching up after a stall and the first snapshot are this one reading.
+3. Between two positions every matching event was delivered, or superseded by a newer one of its
+   key where the mode is `latest`, or declared in a gap.
+4. `ahead` holds the selectors that have been served beyond the feed's position: those whose
+   subscription began, or was recovered, further on. Their events up to there are passed over.
+5. A gap is declared before what follows it, and once: `declared` is how far each selector's have
+   been told. The retained events inside of it are still delivered.
+6. What changes a feed's channels takes it out of its lane first; it goes on from its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from twinwire.core.event import Event, Position, Selection
+from twinwire.core.lane import Lane, Lanes, Wire
+from twinwire.core.log import Log
+
+
+class Mode(Enum):
+    """How a subscriber is brought up to date when it is behind."""
+
+    EVERY = "every"
+    """With each event, in order; what is gone from the log is a gap."""
+
+    LATEST = "latest"
+    """With the newest event of each key that has changed."""
+
+
+class Start(Enum):
+    """Where a subscriber without a position may begin."""
+
+    NOW = "now"
+    """`every`: at the head; `latest`: with the newest event of each key."""
+
+    EARLIEST = "earliest"
+    """With the oldest retained event. What is older was not asked for and is no gap."""
+
+
+class Why(Enum):
+    """Why there is a gap."""
+
+    EVICTED = "evicted"
+    """The log no longer holds events that were after the position."""
+
+    RESTARTED = "restarted"
+    """The position belongs to another log: this one was begun anew since."""
+
+
+class Gap(NamedTuple):
+    """Events after `begin` up to and with `end` that this subscriber may have missed."""
+
+    begin: Position
+    end: Position
+    why: Why
+    selectors: tuple[str, ...]
+
+
+class Feed:
+    """One subscriber. `sink` is whatever the outside knows it by."""
+
+    __slots__ = (
+        "__weakref__", "ahead", "declared", "foreign", "lane", "latest", "position", "selection", "sink", "wire",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, sink: Any = None) -> None:
+        self.wire = wire
+        self.sink = sink
+        self.selection = Selection()
+        self.latest = Selection()
+        self.position = 0
+        self.foreign: Position | None = None
+        self.declared: dict[str, int] = {}
+        self.ahead: dict[str, int] = {}
+        self.lane: Lane | None = None
+
+    def start(
+        self, selectors: Iterable[str], mode: Mode, since: Position | Start, log: Log
+    ) -> None:
+        """Select channels and begin after `since`. Raises `BadChannel`.
+
+        A position that is not this log's becomes a gap.
+        """
+        self.selection = Selection(selectors)
+        if mode is Mode.LATEST:
+            self.latest = self.selection
+        if isinstance(since, Position):
+            if knows(log, since):
+                self.position = since.seq
+            else:
+                self.foreign = since
+        elif since is Start.EARLIEST:
+            self.declared = {s: self._lost(s, log) for s in self.selection}
+        elif mode is Mode.EVERY:
+            self.position = log.head
+
+    def begins(self, log: Log) -> Position:
+        """The position to tell the client at the start of its stream."""
+        return self.foreign or Position(log.epoch, self.position)
+
+    def reached(self, head: int) -> int:
+        """How far the stream has been written; `head` is the log's (see `lane`, rule 4)."""
+        lane = self.lane
+        if lane is None or lane.pending or self.position < lane.position:
+            return self.position
+        return head
+
+    def add(self, selector: str, mode: Mode, seq: int) -> None:
+        """Also select `selector`, of which the client has everything up to `seq`.
+
+        The feed must be out of its lane.
+        """
+        assert self.lane is None
+        if not self.selection:
+            self.position = seq
+        elif seq < self.position:
+            # The others keep what they have: from here on they are the ones ahead.
+            for other in self.selection:
+                self.ahead[other] = max(self.ahead.get(other, 0), self.position)
+            self.position = seq
+        elif seq > self.position:
+            self.ahead[selector] = seq
+        self.selection = Selection((*self.selection, selector))
+        if mode is Mode.LATEST:
+            self.latest = Selection((*self.latest, selector))
+
+    def drop(self, selectors: Iterable[str]) -> None:
+        """Select these no longer. The feed must be out of its lane."""
+        assert self.lane is None
+        gone = frozenset(selectors)
+        self.selection = Selection(s for s in self.selection if s not in gone)
+        self.latest = Selection(s for s in self.latest if s not in gone)
+        for selector in gone:
+            self.ahead.pop(selector, None)
+            self.declared.pop(selector, None)
+
+    def advance(self, log: Log, lanes: Lanes, limit: int) -> list[Any]:
+        """Read on: the parts to write now, about `limit` bytes of events at most.
+
+        Joins the lane when it may; `lane` tells. A feed that is neither in a lane nor got anything
+        is waiting for the next cut.
+        """
+        assert self.lane is None
+        parts = self._gaps(log)
+        if not self.selection:
+            self.position = log.head
+            return parts
+        goal = lanes.goal(self.wire, self.selection, log.head)
+        if self.position < goal:
+            events, self.position = self._read(log, goal, limit)
+            self._encode(events, parts)
+        if self.ahead:
+            self.ahead = {s: seq for s, seq in self.ahead.items() if seq > self.position}
+        if self.position == goal and not self.ahead:
+            lanes.join(self)
+        return parts
+
+    def _gaps(self, log: Log) -> list[Any]:
+        begin, why = Position(log.epoch, self.position), Why.EVICTED
+        lost = {s: seq for s in self.selection if (seq := self._lost(s, log))}
+        if self.foreign is not None:
+            begin, why, self.foreign = self.foreign, Why.RESTARTED, None
+            lost = dict.fromkeys(self.selection, 0) | lost
+        if not lost:
+            return []
+        self.declared |= lost
+        if not self.wire.resumes:
+            self.drop(lost)
+        end = Position(log.epoch, max(lost.values()))
+        return [self.wire.gap(Gap(begin, end, why, tuple(lost)))]
+
+    def _lost(self, selector: str, log: Log) -> int:
+        """The newest event of `selector` that this feed should have had and can have no more."""
+        lost = log.keys_lost(selector) if selector in self.latest else log.evicted(selector)
+        had = max(self.position, self.ahead.get(selector, 0), self.declared.get(selector, 0))
+        return lost if lost > had else 0
+
+    def _read(self, log: Log, goal: int, limit: int) -> tuple[list[Event], int]:
+        if not self.latest:
+            return log.read(self.selection, self.position, goal, limit)
+        if self.latest == self.selection:
+            return log.read_latest(self.latest, self.position, goal, limit)
+        every = Selection(s for s in self.selection if s not in self.latest)
+        one = log.read(every, self.position, goal, limit)
+        two = log.read_latest(self.latest, self.position, goal, limit)
+        reached = min(one.reached, two.reached)
+        both = {event.seq: event for event in (*two.events, *one.events) if event.seq <= reached}
+        return [both[seq] for seq in sorted(both)], reached
+
+    def _encode(self, events: Iterable[Event], parts: list[Any]) -> None:
+        encoding = self.wire.encoding
+        for event in events:
+            for selector in self.selection.matching(event.channel):
+                if self.ahead.get(selector, 0) < event.seq:
+                    parts.append(encoding.event(event, selector))
+                    if not encoding.per_selector:
+                        break
+
+
+def knows(log: Log, position: Position) -> bool:
+    """Whether `position` is one of this log's: of its epoch, and not beyond its head."""
+    return position.epoch == log.epoch and position.seq <= log.head
+
+
+class Recovery(NamedTuple):
+    """How a subscription begins: what it missed, whether that is all, and from where it goes on."""
+
+    events: list[Event]
+    recovered: bool
+    start: Position
+
+
+def subscribe(
+    feed: Feed, selector: str, mode: Mode, since: Position | None, log: Log, limit: int
+) -> Recovery:
+    """Add `selector` to a feed that is out of its lane, recovering what came after `since`.
+
+    About `limit` bytes of missed events are returned; the feed goes on to deliver the rest. If
+    some of them are gone, a subscription to every event starts at the head with none, and one to
+    the latest starts anew with the newest of each key.
+    """
+    latest = mode is Mode.LATEST
+    lost = log.keys_lost(selector) if latest else log.evicted(selector)
+    recovered = since is not None and knows(log, since) and lost <= since.seq
+    after = since.seq if since is not None and recovered else 0 if latest else log.head
+    read = log.read_latest if latest else log.read
+    events, reached = read(Selection((selector,)), after, log.head, limit)
+    feed.add(selector, mode, reached)
+    if recovered:
+        return Recovery(events, True, Position(log.epoch, after))
+    # The client knows now that it has not been told everything up to here. It gets the rest of
+    # what is left, and must be able to ask for it again from where this answer ends.
+    feed.declared[selector] = lost
+    return Recovery(events, False, Position(log.epoch, reached))

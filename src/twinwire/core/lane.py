@@ -1,0 +1,266 @@
+"""Lanes: live subscribers that share bytes, and what a tick writes to whom.
+
+1. A lane is one set of channels on one wire. Whoever stands in it is live: it has been written
+   everything up to the lane's position or is about to be.
+2. An event is encoded once for each encoding that some lane of its channel uses, and the encoded
+   part is put into each of those lanes. A tick cuts every lane that has something pending: the
+   parts are joined once, and every member gets the same bytes in one write.
+3. `Lane.position` is the log's head at the lane's last cut. All that is pending is after it.
+4. A member whose own position is behind its lane's still awaits the write of that cut. Otherwise
+   it has had everything up to the cut, and with nothing pending everything up to the head.
+5. A feed joins where all that is pending lies after its position (`Lanes.goal`): at the lane's
+   position, or at the head if nothing is pending. It never joins in the middle of a batch.
+6. A lane without members is gone.
+
+The cost of an event is that of encoding it, and one list append for each lane of its channel; the
+cost of a tick is that of joining, and one write for each member of a lane that has something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from twinwire.core.event import Event, Selection, pattern
+from twinwire.errors import Closed, CloseReason
+
+if TYPE_CHECKING:
+    from twinwire.core.feed import Feed, Gap
+
+
+class Encoding(Protocol):
+    """How one event is written. Wires that write it alike share one `Encoding`."""
+
+    @property
+    def per_selector(self) -> bool:
+        """Whether an event that several selectors match is written once for each of them."""
+
+    def event(self, event: Event, selector: str) -> Any:
+        """The part that carries `event`, for whoever selected it by `selector`.
+
+        Raises `Closed` if this encoding cannot carry it, which ends the streams that want it.
+        """
+
+
+class Wire(Protocol):
+    """How a stream is written: an encoding, and how its parts are framed for one kind of socket."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """How its events are written."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the stream goes on after a gap; otherwise the gap ends what it concerns."""
+
+    def join(self, parts: list[Any]) -> Any:
+        """The bytes that carry `parts`, in order. Writing two joins in a row is as good as one."""
+
+    def gap(self, gap: Gap) -> Any:
+        """The part that declares `gap`."""
+
+
+class Lane:
+    """One set of channels on one wire, and the live feeds that want exactly that."""
+
+    __slots__ = ("add", "broken", "members", "pending", "position", "selection", "wire")
+
+    def __init__(self, wire: Wire, selection: Selection, position: int) -> None:
+        self.wire = wire
+        self.selection = selection
+        self.position = position
+        self.pending: list[Any] = []
+        self.broken: CloseReason | None = None
+        self.members: dict[Feed, None] = {}
+        # Several selectors may match one event. Where an event is written once all the same, its
+        # part reaches this lane as the same object several times in a row.
+        once = not wire.encoding.per_selector and selection.patterns and len(selection) > 1
+        self.add: Callable[[Any], None] = self._add_once if once else self.pending.append
+
+    def _add_once(self, part: Any) -> None:
+        if not self.pending or self.pending[-1] is not part:
+            self.pending.append(part)
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.selection!r} members={len(self.members)} pending={len(self.pending)}>"
+
+
+class Cut(NamedTuple):
+    """What one tick writes to the members of one lane, and with `broken` why they end then."""
+
+    lane: Lane
+    position: int
+    data: Any
+    members: list[Feed]
+    broken: CloseReason | None
+
+    def awaited_by(self, feed: Feed) -> bool:
+        """Whether this member still has to be written the cut (rule 4).
+
+        It may have left since, and even have come back, having read the same from the log.
+        """
+        return feed.lane is self.lane and feed.position < self.position
+
+
+class _Group:
+    """The lanes that want one selector in one encoding, with the way into each."""
+
+    __slots__ = ("adders", "touched")
+
+    def __init__(self) -> None:
+        self.adders: dict[Lane, Callable[[Any], None]] = {}
+        self.touched = False
+
+
+class Lanes:
+    """All lanes of a hub, found by what an event is published to."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[Wire, Selection], Lane] = {}
+        self._groups: dict[str, dict[Encoding, _Group]] = {}
+        # Exact channels and patterns are indexed apart: `_patterns` holds the patterns in use, and
+        # `_matching` which of them match a channel that has been published to.
+        self._patterns: set[str] = set()
+        self._matching: dict[str, tuple[str, ...]] = {}
+        self._touched: list[_Group] = []
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a cut would have something to write."""
+        return bool(self._touched)
+
+    def count(self, channel: str) -> int:
+        """How many live feeds would get an event of `channel`."""
+        selectors = (channel, *self._matches(channel))
+        lanes = {
+            lane
+            for selector in selectors
+            for group in self._groups.get(selector, {}).values()
+            for lane in group.adders
+        }
+        return sum(len(lane.members) for lane in lanes)
+
+    def append(self, event: Event) -> None:
+        """Encode `event` for every lane that wants it."""
+        groups = self._groups
+        if not groups:
+            return
+        encoded: dict[Encoding, Any] = {}
+        exact = groups.get(event.channel)
+        if exact is not None:
+            self._add(event, event.channel, exact, encoded)
+        if self._patterns:
+            for selector in self._matches(event.channel):
+                self._add(event, selector, groups[selector], encoded)
+
+    def _add(
+        self,
+        event: Event,
+        selector: str,
+        groups: dict[Encoding, _Group],
+        encoded: dict[Encoding, Any],
+    ) -> None:
+        for encoding, group in groups.items():
+            if not group.touched:
+                group.touched = True
+                self._touched.append(group)
+            part = None if encoding.per_selector else encoded.get(encoding)
+            if part is None:
+                try:
+                    part = encoded[encoding] = encoding.event(event, selector)
+                except Closed as closed:
+                    for lane in group.adders:
+                        lane.broken = lane.broken or closed.reason
+                    continue
+            for add in group.adders.values():
+                add(part)
+
+    def cut(self, head: int) -> list[Cut]:
+        """Take what is pending in every lane; `head` is the log's head."""
+        cuts: list[Cut] = []
+        for group in self._touched:
+            group.touched = False
+            for lane in group.adders:
+                if lane.pending or lane.broken:
+                    lane.position = head
+                    data, members = lane.wire.join(lane.pending), list(lane.members)
+                    cuts.append(Cut(lane, head, data, members, lane.broken))
+                    lane.pending.clear()
+                    lane.broken = None
+        self._touched.clear()
+        return cuts
+
+    def goal(self, wire: Wire, selection: Selection, head: int) -> int:
+        """The position at which a feed may join the lane of `selection` on `wire` (rule 5)."""
+        lane = self._lanes.get((wire, selection))
+        return lane.position if lane is not None and lane.pending else head
+
+    def join(self, feed: Feed) -> None:
+        """Put `feed`, which has reached `goal`, into its lane."""
+        key = (feed.wire, feed.selection)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(feed.wire, feed.selection, feed.position)
+            for selector in feed.selection:
+                by_encoding = self._groups.setdefault(selector, {})
+                group = by_encoding.setdefault(feed.wire.encoding, _Group())
+                group.adders[lane] = lane.add
+            if not feed.selection.patterns <= self._patterns:
+                self._use(feed.selection.patterns)
+        lane.members[feed] = None
+        feed.lane = lane
+
+    def leave(self, feed: Feed, head: int) -> None:
+        """Take `feed` out of its lane, and give it the position it has reached (rule 4)."""
+        lane = feed.lane
+        assert lane is not None
+        feed.position = feed.reached(head)
+        del lane.members[feed]
+        feed.lane = None
+        if not lane.members:
+            self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        del self._lanes[lane.wire, lane.selection]
+        for selector in lane.selection:
+            by_encoding = self._groups[selector]
+            group = by_encoding[lane.wire.encoding]
+            del group.adders[lane]
+            if not group.adders:
+                del by_encoding[lane.wire.encoding]
+                if not by_encoding:
+                    del self._groups[selector]
+                    if selector in self._patterns:
+                        self._unuse(selector)
+
+    def _matches(self, channel: str) -> tuple[str, ...]:
+        matches = self._matching.get(channel)
+        if matches is None:
+            # Bounded by forgetting all: it is made again at the next event of each channel.
+            if len(self._matching) >= _CHANNELS_KEPT:
+                self._matching.clear()
+            found = (text for text in self._patterns if pattern(text).matches(channel))
+            matches = self._matching[channel] = tuple(found)
+        return matches
+
+    def _use(self, patterns: Iterable[str]) -> None:
+        for text in patterns:
+            if text not in self._patterns:
+                self._patterns.add(text)
+                matches = pattern(text).matches
+                for channel, found in self._matching.items():
+                    if matches(channel):
+                        self._matching[channel] = (*found, text)
+
+    def _unuse(self, text: str) -> None:
+        self._patterns.remove(text)
+        for channel, found in self._matching.items():
+            if text in found:
+                self._matching[channel] = tuple(other for other in found if other != text)
+
+
+_CHANNELS_KEPT = 100_000
+"""Channels whose matching patterns are remembered, at most."""

@@ -1,0 +1,377 @@
+"""One WebSocket client's conversation: commands in, effects out.
+
+1. The first command is `connect`, within the connect timeout. A second one ends the session.
+2. `receive` decides at once and records the decision; the outside carries the effects out in
+   their order and comes back with what they gave (`connected`, `subscribed`, `refused`, …).
+3. A command with an id is answered once: with its result or with an error.
+4. A command without an id that is no `send` is a pong. It must have been asked for.
+5. Time is an argument, in seconds of any steady clock; `beat` wants to be called about once a
+   second.
+6. After `Close` nothing more comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from twinwire.core.event import Position, check_channel, check_selector
+from twinwire.core.feed import Feed, Mode
+from twinwire.core.grants import Grants
+from twinwire.core.protocol import (
+    Command,
+    ConnectRequest,
+    ConnectResult,
+    Empty,
+    Error,
+    HistoryRequest,
+    Publication,
+    Push,
+    Reply,
+    RpcResult,
+    SubscribeRequest,
+    SubscribeResult,
+    UnsubscribePush,
+)
+from twinwire.errors import (
+    BadChannel,
+    BadPosition,
+    CloseReason,
+    CommandError,
+    Refusal,
+    Unsubscribed,
+)
+
+
+class Send(NamedTuple):
+    """Write `reply` to the client."""
+
+    reply: Reply
+
+
+class Close(NamedTuple):
+    """End the connection."""
+
+    reason: CloseReason
+
+
+class Connect(NamedTuple):
+    """Find out who this is and what it may do; then `connected` or `refused`."""
+
+    id: int
+    request: ConnectRequest
+
+
+class Subscribe(NamedTuple):
+    """Add the selector to the feed; then `subscribed`."""
+
+    id: int
+    selector: str
+    mode: Mode
+    since: Position | None
+    recovering: bool
+    strict: bool
+    """Whether a position that cannot be recovered is an error (112)."""
+
+
+class Unsubscribe(NamedTuple):
+    """Drop the selector from the feed; then `unsubscribed`."""
+
+    id: int
+    selector: str
+
+
+class Publish(NamedTuple):
+    """Publish; then `published` or `refused`."""
+
+    id: int
+    channel: str
+    data: Raw
+
+
+class Call(NamedTuple):
+    """Call a command; then `answered` or `refused`."""
+
+    id: int
+    method: str
+    data: Raw
+
+
+class Notify(NamedTuple):
+    """Give the application a message that wants no answer."""
+
+    data: Raw
+
+
+class History(NamedTuple):
+    """Read a channel's past; then `remembered`. A `limit` of 0 asks for the head alone, of -1 for
+    all."""
+
+    id: int
+    channel: str
+    limit: int
+    since: Position | None
+    reverse: bool
+
+
+Effect = Send | Close | Connect | Subscribe | Unsubscribe | Publish | Call | Notify | History
+
+
+class Limits(NamedTuple):
+    """What a session is bound by; times in seconds."""
+
+    channels: int
+    in_flight: int
+    ping: float
+    pong_timeout: float
+    connect_timeout: float
+
+
+class _State(Enum):
+    NEW = auto()
+    CONNECTING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class _Options(msgspec.Struct):
+    """What a subscribe request's `data` may say to us."""
+
+    mode: str = Mode.EVERY.value
+
+
+class Session:
+    """The state of one conversation. The feed is its subscriptions."""
+
+    def __init__(
+        self,
+        client: str,
+        feed: Feed,
+        limits: Limits,
+        version: str,
+        *,
+        now: float,
+        first_ping: float,
+    ) -> None:
+        """`first_ping` is the time until the first ping, spread so that clients who came together
+        are not pinged together."""
+        self.client = client
+        self.feed = feed
+        self.grants = Grants()
+        self._limits = limits
+        self._version = version
+        self._state = _State.NEW
+        self._in_flight = 0
+        self._connect_by = now + limits.connect_timeout
+        self._next_ping = now + first_ping
+        self._pong_by: float | None = None
+
+    def receive(self, commands: Iterable[Command]) -> list[Effect]:
+        """What follows from one frame's commands."""
+        effects: list[Effect] = []
+        for command in commands:
+            if self._state is _State.CLOSED:
+                break
+            try:
+                effects.append(self._command(command))
+            except CommandError as error:
+                effects.append(Send(refusal(command.id, error)))
+            except _Pong:
+                continue
+            except _Bad:
+                effects.append(self.close(CloseReason.BAD_REQUEST))
+        return effects
+
+    def _command(self, command: Command) -> Effect:
+        if command.id == 0 and command.send is None:
+            if self._pong_by is None:
+                raise _Bad
+            self._pong_by = None
+            raise _Pong
+        if self._state is _State.NEW:
+            if command.connect is None:
+                raise _Bad
+            self._state = _State.CONNECTING
+            return Connect(command.id, command.connect)
+        if command.connect is not None or self._state is not _State.OPEN:
+            raise _Bad
+        if command.subscribe is not None:
+            return self._subscribe(command.id, command.subscribe)
+        if command.unsubscribe is not None:
+            return Unsubscribe(command.id, command.unsubscribe.channel)
+        if command.publish is not None:
+            _check(command.publish.channel)
+            if not self.grants.may_publish(command.publish.channel):
+                raise Refusal.PERMISSION_DENIED.error()
+            if not bytes(command.publish.data):
+                raise Refusal.BAD_REQUEST.error("bad request: publish has no data")
+            self._begin()
+            return Publish(command.id, command.publish.channel, command.publish.data)
+        if command.rpc is not None:
+            self._begin()
+            return Call(command.id, command.rpc.method, command.rpc.data)
+        if command.send is not None:
+            if self._in_flight >= self._limits.in_flight:
+                # It has no id and so cannot be answered with an error.
+                return self.close(CloseReason.TOO_MANY_REQUESTS)
+            self._in_flight += 1
+            return Notify(command.send.data)
+        if command.history is not None:
+            return self._history(command.id, command.history)
+        if command.ping is not None:
+            return Send(Reply(id=command.id, ping=Empty()))
+        if command.presence or command.presence_stats or command.refresh or command.sub_refresh:
+            raise Refusal.NOT_AVAILABLE.error()
+        raise _Bad
+
+    def _subscribe(self, id: int, request: SubscribeRequest) -> Subscribe:
+        selector = request.channel
+        try:
+            check_selector(selector)
+        except BadChannel as error:
+            raise Refusal.BAD_REQUEST.error(str(error)) from None
+        if selector in self.feed.selection:
+            raise Refusal.ALREADY_SUBSCRIBED.error()
+        if len(self.feed.selection) >= self._limits.channels:
+            raise Refusal.LIMIT_EXCEEDED.error(
+                f"limit exceeded: {self._limits.channels} channels (channels_per_connection)"
+            )
+        if not self.grants.may_subscribe(selector):
+            raise Refusal.PERMISSION_DENIED.error()
+        try:
+            options = msgspec.json.decode(bytes(request.data) or b"{}", type=_Options | None)
+            mode = Mode(options.mode) if options else Mode.EVERY
+        except ValueError:
+            raise Refusal.BAD_REQUEST.error(
+                'bad request: the data of subscribe may be {"mode":"every"} or {"mode":"latest"}'
+            ) from None
+        since = _position(request.epoch, request.offset) if request.recover else None
+        return Subscribe(id, selector, mode, since, request.recover, bool(request.flag & 2))
+
+    def _history(self, id: int, request: HistoryRequest) -> History:
+        _check(request.channel)
+        if not self.grants.may_subscribe(request.channel):
+            raise Refusal.PERMISSION_DENIED.error()
+        since = None
+        if request.since is not None:
+            since = _position(request.since.epoch, request.since.offset)
+            if since is None:
+                raise Refusal.UNRECOVERABLE_POSITION.error()
+        return History(id, request.channel, request.limit, since, request.reverse)
+
+    def _begin(self) -> None:
+        if self._in_flight >= self._limits.in_flight:
+            raise Refusal.TOO_MANY_REQUESTS.error(
+                f"too many requests: {self._limits.in_flight} at once (commands_in_flight)"
+            )
+        self._in_flight += 1
+
+    def connected(self, id: int, grants: Grants) -> list[Effect]:
+        """The client may come in, with these grants."""
+        if self._state is not _State.CONNECTING:
+            return []
+        self._state = _State.OPEN
+        self.grants = grants
+        ping = max(1, round(self._limits.ping))
+        result = ConnectResult(self.client, self._version, ping=ping, pong=True)
+        return [Send(Reply(id=id, connect=result))]
+
+    def subscribed(
+        self,
+        request: Subscribe,
+        publications: list[Publication],
+        recovered: bool,
+        start: Position,
+    ) -> list[Effect]:
+        """The feed has the selector now: it begins at `start` and has missed `publications`."""
+        result = SubscribeResult(
+            recoverable=True,
+            positioned=True,
+            epoch=str(start.epoch),
+            offset=start.seq,
+            publications=publications,
+            recovered=recovered and request.recovering,
+            was_recovering=request.recovering,
+        )
+        return [Send(Reply(id=request.id, subscribe=result))]
+
+    def unsubscribed(self, id: int) -> list[Effect]:
+        """The feed no longer has the selector."""
+        return [Send(Reply(id=id, unsubscribe=Empty()))]
+
+    def published(self, id: int) -> list[Effect]:
+        """The event has its position."""
+        return self._end(Reply(id=id, publish=Empty()))
+
+    def answered(self, id: int, data: Raw) -> list[Effect]:
+        """A command has this result."""
+        return self._end(Reply(id=id, rpc=RpcResult(data)))
+
+    def refused(self, id: int, error: CommandError) -> list[Effect]:
+        """A publish or a call has failed."""
+        return self._end(refusal(id, error))
+
+    def notified(self) -> list[Effect]:
+        """The application has taken a message."""
+        self._in_flight -= 1
+        return []
+
+    def _end(self, reply: Reply) -> list[Effect]:
+        self._in_flight -= 1
+        return [] if self._state is _State.CLOSED else [Send(reply)]
+
+    def expel(self, selector: str, why: Unsubscribed) -> list[Effect]:
+        """The server has ended one subscription."""
+        push = UnsubscribePush(why.code, why.text)
+        return [Send(Reply(push=Push(channel=selector, unsubscribe=push)))]
+
+    def beat(self, now: float) -> list[Effect]:
+        """What time has brought: a ping, or the end of waiting."""
+        if self._state is _State.CLOSED:
+            return []
+        if self._state is not _State.OPEN:
+            return [self.close(CloseReason.STALE)] if now >= self._connect_by else []
+        if self._pong_by is not None and now >= self._pong_by:
+            return [self.close(CloseReason.NO_PONG)]
+        if now >= self._next_ping:
+            self._next_ping = max(self._next_ping + self._limits.ping, now)
+            self._pong_by = now + self._limits.pong_timeout
+            return [Send(Reply())]
+        return []
+
+    def close(self, reason: CloseReason) -> Close:
+        """End the session from this side."""
+        self._state = _State.CLOSED
+        return Close(reason)
+
+
+class _Bad(Exception):
+    """The command is against the protocol."""
+
+
+class _Pong(Exception):
+    """The command was a pong, and that is all."""
+
+
+def _check(channel: str) -> None:
+    try:
+        check_channel(channel)
+    except BadChannel as error:
+        raise Refusal.BAD_REQUEST.error(str(error)) from None
+
+
+def _position(epoch: str, offset: int) -> Position | None:
+    """The position of a client's epoch and offset; None if it cannot be one of ours."""
+    try:
+        return Position.parse(f"{epoch}-{offset}")
+    except BadPosition:
+        return None
+
+
+def refusal(id: int, error: CommandError) -> Reply:
+    """The reply that answers the command `id` with `error`."""
+    return Reply(id=id, error=Error(error.code, error.message, error.temporary))

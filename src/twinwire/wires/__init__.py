@@ -1,0 +1,1 @@
+"""The wires: events to bytes and back, without I/O."""

@@ -1,0 +1,130 @@
+"""The Centrifuge client protocol in JSON: commands from frames, replies and events to frames.
+
+Several commands or replies share a frame, joined by line breaks; that is why data that is spliced
+in must hold none (`twinwire.core.event.draft` sees to it).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from twinwire.core.event import Event, Kind, is_pattern
+from twinwire.core.feed import Gap
+from twinwire.core.protocol import Command, Publication, Push, Reply, UnsubscribePush
+from twinwire.errors import BadFrame, Closed, CloseReason, Unsubscribed
+from twinwire.wires import frame
+
+FRAME_MAX: Final = 64 * 1024
+"""Bytes after which a frame takes no further reply: the SDKs refuse messages over their limit."""
+
+_decode: Final = msgspec.json.Decoder(Command).decode
+_encode: Final = msgspec.json.encode
+
+
+def decode(text: str | bytes) -> list[Command]:
+    """The commands of one frame. Raises `BadFrame`."""
+    try:
+        # The protocol ends or joins commands by line breaks; some clients do both.
+        return [_decode(line) for line in _bytes(text).strip(b"\n").split(b"\n")]
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise BadFrame(f"not a command: {error}") from None
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def encode(reply: Reply) -> bytes:
+    """One reply, without a line break."""
+    return _encode(reply)
+
+
+def publication(event: Event, selector: str) -> Publication:
+    """`event` for a subscriber of `selector`. Raises `Closed` if JSON cannot carry it."""
+    return Publication(
+        Raw(_data(event)),
+        event.publisher,
+        event.seq,
+        event.tags,
+        event.time,
+        event.channel if is_pattern(selector) else "",
+    )
+
+
+def _data(event: Event) -> bytes:
+    if event.kind is Kind.JSON:
+        return event.data
+    if event.kind is Kind.TEXT:
+        return _encode(event.data.decode())
+    raise Closed(CloseReason.INAPPROPRIATE_PROTOCOL)
+
+
+@lru_cache(maxsize=4096)
+def _head(selector: str) -> bytes:
+    return b'{"push":{"channel":%b,"pub":{"data":' % _encode(selector)
+
+
+class _Encoding:
+    """Writes one event as one push. Each subscription gets its own, under its own name."""
+
+    per_selector = True
+
+    def event(self, event: Event, selector: str) -> bytes:
+        """The push of `event` to a subscriber of `selector`. Raises `Closed` as `publication`."""
+        parts = [_head(selector), _data(event)]
+        if event.publisher is not None:
+            parts.append(b',"info":' + _encode(event.publisher))
+        if event.tags:
+            parts.append(b',"tags":' + _encode(event.tags))
+        parts.append(b',"offset":%d,"time":%d' % (event.seq, event.time))
+        if selector != event.channel:
+            parts.append(b',"channel":' + _encode(event.channel))
+        parts.append(b"}}}")
+        return b"".join(parts)
+
+
+_ENCODING: Final = _Encoding()
+
+
+class JsonWire:
+    """Centrifuge JSON: an encoding, and whether its bytes are WebSocket frames already."""
+
+    resumes = False
+
+    def __init__(self, *, framed: bool) -> None:
+        """`framed`: for a sink that writes to the socket itself."""
+        self.encoding = _ENCODING
+        self.framed = framed
+
+    def join(self, parts: list[bytes]) -> bytes:
+        """The frames, or with `framed` off the one text message, that carry these replies."""
+        if not self.framed:
+            return b"\n".join(parts)
+        frames = []
+        batch: list[bytes] = []
+        size = 0
+        for part in parts:
+            if batch and size + len(part) > FRAME_MAX:
+                frames.append(frame.frame(frame.TEXT, b"\n".join(batch)))
+                batch, size = [], 0
+            batch.append(part)
+            size += len(part) + 1
+        if batch:
+            frames.append(frame.frame(frame.TEXT, b"\n".join(batch)))
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def gap(self, gap: Gap) -> bytes:
+        """Ends the subscriptions that have lost events; the SDK subscribes again and recovers."""
+        why = Unsubscribed.INSUFFICIENT
+        return b"\n".join(
+            encode(Reply(push=Push(channel=s, unsubscribe=UnsubscribePush(why.code, why.text))))
+            for s in gap.selectors
+        )
+
+
+FRAMED: Final = JsonWire(framed=True)
+MESSAGES: Final = JsonWire(framed=False)
