@@ -1,0 +1,252 @@
+"""The hub: one log, its subscribers, its commands; what an application publishes to and reads from.
+
+The broker's tail goes into the log and to the subscribers in one step (`twinwire.fanout`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
+from typing import Any, NamedTuple
+
+from twinwire.brokers import connect
+from twinwire.commands import Caller, Commands, Handler
+from twinwire.core.event import Draft, Event, Position, check_channel, draft
+from twinwire.core.feed import Feed, Gap, Mode, Start, knows
+from twinwire.core.log import Log
+from twinwire.errors import Closed, CloseReason, Lost, NotRunning, Refusal
+from twinwire.fanout import Fanout
+from twinwire.settings import Settings
+from twinwire.wires.objects import OBJECTS
+
+_log = logging.getLogger("twinwire")
+
+_EXPIRE_SECONDS = 1.0
+_ITERATOR_EVENTS = 1024
+"""Events that wait for a subscriber in the process before it counts as full."""
+
+
+class Past(NamedTuple):
+    """A channel's history, and the log's head when it was read."""
+
+    events: list[Event]
+    head: Position
+
+
+class Hub:
+    """One log, its subscribers and its commands."""
+
+    def __init__(
+        self, broker: str | None = None, *, settings: Settings | None = None, **overrides: Any
+    ) -> None:
+        """`broker` is a URL; `overrides` are settings by name. Raises `BadSettings`."""
+        if settings is None:
+            settings = Settings.load(given=overrides)
+        elif overrides:
+            settings = Settings.load(given={**settings.model_dump(exclude_unset=True), **overrides})
+        self.settings = settings
+        self.commands = Commands()
+        self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
+        self.running = False
+        self._broker = connect(broker or settings.broker)
+        self._expiring: asyncio.TimerHandle | None = None
+
+    # Beginning and end
+
+    async def start(self) -> None:
+        """Open the broker and begin. Raises `BrokerError`."""
+        position = await self._broker.open(self._deliver)
+        settings = self.settings
+        self.log = Log(
+            position.epoch,
+            after=position.seq,
+            retention=settings.retention(),
+            rules=settings.retention_rules(),
+            channels_max=settings.log_channels,
+            keys_max=settings.log_keys,
+        )
+        self.fanout = Fanout(self.log, slice_ms=settings.slice_ms, read_bytes=settings.read_bytes)
+        self.running = True
+        self._expire()
+
+    async def stop(self) -> None:
+        """End every stream with the advice to come back, and let go of the broker."""
+        self.running = False
+        if self._expiring is not None:
+            self._expiring.cancel()
+        for feed in list(self.fanout.feeds):
+            self.fanout.close(feed, CloseReason.SHUTDOWN)
+        self.fanout.cut.set()
+        await self._broker.close()
+
+    async def __aenter__(self) -> Hub:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
+        """For `FastAPI(lifespan=hub.lifespan)` and Starlette alike."""
+        async with self:
+            yield
+
+    # Publishing
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        type: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Position:
+        """Publish one event and return its position.
+
+        `data` is anything that JSON can hold, `str` for text, `bytes` for bytes, or `msgspec.Raw`
+        for JSON that is encoded already. Raises `BadChannel`, `BadEvent`, `TooLarge`, `NotRunning`
+        and `BrokerError`.
+        """
+        limit = self.settings.event_max_bytes
+        event = draft(channel, data, key=key, type=type, tags=tags, max_bytes=limit)
+        return (await self.append([event]))[0]
+
+    async def append(self, drafts: Sequence[Draft]) -> list[Position]:
+        """Publish checked events, all or none. Raises `NotRunning` and `BrokerError`.
+
+        Waits while more than `publish_ahead` events have not been given to the lanes' members yet:
+        a publisher in this process cannot outrun the fan-out for ever.
+        """
+        while self.running and self.fanout.ahead >= self.settings.publish_ahead:
+            self.fanout.cut.clear()
+            await self.fanout.cut.wait()
+        if not self.running:
+            raise NotRunning
+        return await self._broker.append(drafts)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        self.fanout.append(events)
+
+    # Reading
+
+    async def subscribe(
+        self,
+        *channels: str,
+        mode: Mode | str = Mode.EVERY,
+        since: Position | str | None = None,
+    ) -> AsyncIterator[Event]:
+        """The events of these channels and patterns, from now on or after the position `since`;
+        "earliest" begins with the oldest that is retained.
+
+        Raises `BadChannel`, `BadPosition`, `NotRunning`, `Lost` when events are gone from the log
+        (go on with ``since=lost.end``), and `Closed` when the hub stops.
+        """
+        if not self.running:
+            raise NotRunning
+        sink = _Iterator(self.fanout)
+        feed = sink.feed = Feed(OBJECTS, sink)
+        feed.start(channels, Mode(mode), starting(since), self.log)
+        self.fanout.attach(feed)
+        try:
+            while True:
+                yield await sink.next()
+        finally:
+            self.fanout.detach(feed)
+
+    def history(
+        self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
+    ) -> Past:
+        """A channel's retained events, oldest first, or with `reverse` newest first.
+
+        `limit` 0 gives none (the head alone), -1 all; `since` is exclusive. Raises `BadChannel`,
+        and `CommandError` 112 if events after `since` are gone.
+        """
+        check_channel(channel)
+        log = self.log
+        if since is not None and not reverse:
+            if not knows(log, since) or log.evicted(channel) > since.seq:
+                raise Refusal.UNRECOVERABLE_POSITION.error()
+        elif since is not None and since.epoch != log.epoch:
+            raise Refusal.UNRECOVERABLE_POSITION.error()
+        if limit == 0:
+            return Past([], log.position)
+        after = since.seq if since else 0
+        events = log.history(channel, after=after, limit=max(limit, 0), reverse=reverse)
+        return Past(events, log.position)
+
+    def holds(self, selector: str, since: Position | None) -> bool:
+        """Whether everything of `selector` after `since` is still in the log."""
+        log = self.log
+        return since is not None and knows(log, since) and log.evicted(selector) <= since.seq
+
+    # Commands
+
+    def command(self, name: str) -> Callable[[Handler], Handler]:
+        """Registers the decorated function as the command `name`; see `twinwire.commands`."""
+
+        def register(handler: Handler) -> Handler:
+            self.commands.add(name, handler)
+            return handler
+
+        return register
+
+    def _expire(self) -> None:
+        self.log.expire(time.time_ns() // 1_000_000)
+        self._expiring = asyncio.get_running_loop().call_later(_EXPIRE_SECONDS, self._expire)
+
+
+def starting(since: Position | str | None) -> Position | Start:
+    """Where to start: a position or its text, "earliest", or None: now. Raises `BadPosition`."""
+    if since is None:
+        return Start.NOW
+    if isinstance(since, str):
+        return Start.EARLIEST if since == Start.EARLIEST.value else Position.parse(since)
+    return since
+
+
+class _Iterator:
+    """The sink of a subscriber in the process."""
+
+    def __init__(self, fanout: Fanout) -> None:
+        self.full = False
+        self.feed: Feed | None = None
+        self._fanout = fanout
+        self._waiting: deque[Event | Gap] = deque()
+        self._arrived = asyncio.Event()
+        self._closed: CloseReason | None = None
+
+    def write(self, data: list[Event | Gap]) -> None:
+        self._waiting.extend(data)
+        self.full = len(self._waiting) >= _ITERATOR_EVENTS
+        self._arrived.set()
+
+    def close(self, reason: CloseReason) -> None:
+        self._closed = reason
+        self._arrived.set()
+
+    async def next(self) -> Event:
+        while not self._waiting:
+            if self._closed is not None:
+                raise Closed(self._closed)
+            self._arrived.clear()
+            await self._arrived.wait()
+        item = self._waiting.popleft()
+        if self.full and not self._waiting:
+            self.full = False
+            assert self.feed is not None
+            self._fanout.drained(self.feed)
+        if isinstance(item, Gap):
+            raise Lost(str(item.begin), str(item.end), item.why.value)
+        return item

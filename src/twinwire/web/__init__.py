@@ -1,0 +1,1 @@
+"""The ASGI application: streams, commands and the HTTP API over one hub."""

@@ -1,0 +1,61 @@
+"""The ASGI application of a hub: which path is served by whom."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twinwire.core.grants import Grants
+from twinwire.hub import Hub
+from twinwire.web.answers import answer
+from twinwire.web.api import Api
+from twinwire.web.sse import SseEndpoint
+from twinwire.web.websocket import WebSocketEndpoint, echo
+
+
+def build(hub: Hub) -> ASGIApp:
+    """The application. It has no lifespan of its own: the hub is started by whoever runs it."""
+    settings = hub.settings
+    grants = Grants(settings.allow_subscribe, settings.allow_publish)
+
+    def anonymous() -> Grants:
+        return grants
+
+    async def health(request: Request) -> Response:
+        return answer({})
+
+    async def ready(request: Request) -> Response:
+        return answer({}, 200 if hub.running else 503)
+
+    websocket = WebSocketEndpoint(hub, anonymous)
+    routes: list[Route | WebSocketRoute] = [
+        Route("/sse", SseEndpoint(hub, anonymous)),
+        Route("/api/{method}", Api(hub)),
+        Route("/health", health),
+        Route("/ready", ready),
+    ]
+    for path in ("/ws", "/connection/websocket"):
+        routes += [WebSocketRoute(path, websocket), Route(path, _no_websocket)]
+    if settings.echo:
+        routes += [WebSocketRoute("/echo", _raw(echo)), Route("/echo", _no_websocket)]
+    return Router(routes)
+
+
+async def _no_websocket(request: Request) -> Response:
+    return PlainTextResponse(
+        f"{request.url.path} speaks WebSocket: open it with a WebSocket client, "
+        "or listen over HTTP at /sse.\n",
+        400,
+    )
+
+
+def _raw(app: ASGIApp) -> ASGIApp:
+    """`app` as an object that the router takes for an ASGI application, not for an endpoint."""
+
+    class Raw:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+
+    return Raw()

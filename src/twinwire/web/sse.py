@@ -1,0 +1,196 @@
+"""`GET /sse`: a subscription as an event stream.
+
+Query: `channel` (a name or pattern, any number of them), `last_event_id` (a position, or
+`earliest`), `mode` (`every`, `latest`), `format` (`data`: just what was published; `event`: a JSON
+object with the channel and all), `heartbeat=event` (heartbeats that page code can see). The header
+`Last-Event-ID` goes before the parameter: after a reconnect it is the browser's newer knowledge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from twinwire.core.event import Position
+from twinwire.core.feed import Feed, Mode, Start
+from twinwire.core.grants import Grants
+from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
+from twinwire.hub import Hub, starting
+from twinwire.web.answers import refusal
+from twinwire.web.sink import SendSink, Sink, native
+from twinwire.wires import sse
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    # nginx would hold the stream back until a buffer is full.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class _Wanted(NamedTuple):
+    """What a request asks for."""
+
+    channels: list[str]
+    since: Position | Start
+    mode: Mode
+    envelope: bool
+    visible: bool
+
+
+class SseEndpoint:
+    """The ASGI endpoint."""
+
+    def __init__(self, hub: Hub, grants: Callable[[], Grants]) -> None:
+        self._hub = hub
+        self._grants = grants
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        hub = self._hub
+        if scope["method"] not in ("GET", "HEAD"):
+            response = refusal(Refusal.BAD_REQUEST.code, "/sse answers GET", 405)
+            response.headers["Allow"] = "GET, HEAD"
+            return await response(scope, receive, send)
+        if not hub.running:
+            response = refusal(Refusal.NOT_AVAILABLE.code, "not running", 503)
+            return await response(scope, receive, send)
+        try:
+            wanted = _parse(request, hub.settings.channels_per_connection)
+            feed = Feed(sse.wire(envelope=wanted.envelope, chunked=False))
+            feed.start(wanted.channels, wanted.mode, wanted.since, hub.log)
+        except BadInput as error:
+            response = refusal(Refusal.BAD_REQUEST.code, str(error), 400)
+            return await response(scope, receive, send)
+        grants = self._grants()
+        for channel in feed.selection:
+            if not grants.may_subscribe(channel):
+                message = f"permission denied: {channel[:64]}"
+                response = refusal(Refusal.PERMISSION_DENIED.code, message, 403)
+                return await response(scope, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        if scope["method"] == "HEAD":
+            return await send({"type": "http.response.body", "body": b""})
+        sink = native(scope)
+        if sink is not None and sink.open():
+            feed.wire = sse.wire(envelope=wanted.envelope, chunked=scope["http_version"] != "1.0")
+            stream = _Stream(hub, feed, sink, visible=wanted.visible)
+            stream.begin()
+            await sink.ended()
+        else:
+            await _send_stream(hub, feed, wanted.visible, receive, send)
+
+
+async def _send_stream(hub: Hub, feed: Feed, visible: bool, receive: Receive, send: Send) -> None:
+    """The stream through plain `send()`, for any ASGI server and through any middleware."""
+
+    async def pass_on(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    sink = SendSink(pass_on, hub.settings.write_high)
+    _Stream(hub, feed, sink, visible=visible).begin()
+    writer = asyncio.create_task(sink.run())
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((writer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if writer.done() and writer.exception() is None:
+            await send({"type": "http.response.body", "body": b""})
+    finally:
+        for task in (writer, gone):
+            task.cancel()
+        await asyncio.gather(writer, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Stream:
+    """A feed on its way through a sink: the first block, the heartbeats, the farewell."""
+
+    __slots__ = ("_beat", "_feed", "_hub", "_sink", "_visible")
+
+    def __init__(self, hub: Hub, feed: Feed, sink: Sink, *, visible: bool) -> None:
+        self._hub = hub
+        self._feed = feed
+        self._sink = sink
+        self._visible = visible
+        feed.sink = sink
+        sink.bind(hub, feed, self._close)
+
+    def begin(self) -> None:
+        """Write the priming block and let the hub write what follows."""
+        block = sse.priming(_retry(self._hub), self._feed.begins(self._hub.log))
+        self._sink.write(self._feed.wire.join([block]))
+        self._hub.fanout.attach(self._feed)
+        # The first one comes somewhere within the period, so that clients who came together are
+        # not served together for ever.
+        period = self._hub.settings.heartbeat
+        self._schedule(period * (0.5 + 0.5 * random.random()))
+
+    def _schedule(self, delay: float) -> None:
+        self._beat = asyncio.get_running_loop().call_later(delay, self._heartbeat)
+
+    def _heartbeat(self) -> None:
+        hub, feed, sink = self._hub, self._feed, self._sink
+        if feed not in hub.fanout.feeds:
+            return
+        if not sink.full and feed.foreign is None:
+            block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
+            sink.write(feed.wire.join([block]))
+        self._schedule(hub.settings.heartbeat)
+
+    def _close(self, reason: CloseReason) -> None:
+        self._beat.cancel()
+        self._sink.finish(self._feed.wire.join([sse.farewell(reason, _retry(self._hub))]))
+
+
+def _retry(hub: Hub) -> int:
+    """When to come back, in ms: half to one and a half times the setting."""
+    return int(hub.settings.retry * 1000 * (0.5 + random.random()))
+
+
+def _parse(request: Request, channels_max: int) -> _Wanted:
+    """What the request asks for. Raises `BadInput`."""
+    query: QueryParams = request.query_params
+    channels = query.getlist("channel")
+    if not channels:
+        raise BadInput("no channel: ask for one or more, as in /sse?channel=prices.*")
+    if len(channels) > channels_max:
+        raise BadInput(
+            f"{len(channels)} channels, and at most {channels_max} are allowed "
+            "(channels_per_connection)"
+        )
+    modes, formats = [mode.value for mode in Mode], ["data", "event"]
+    since: Position | Start
+    header = request.headers.get("last-event-id")
+    if header:
+        try:
+            since = starting(header)
+        except BadPosition:
+            # A browser cannot mend what it remembers, and would give up for good after an error:
+            # a position that nobody knows is a gap.
+            since = Position(0, 0)
+    else:
+        since = starting(query.get("last_event_id") or None)
+    return _Wanted(
+        channels,
+        since,
+        Mode(_one_of(query, "mode", modes)),
+        _one_of(query, "format", formats) == "event",
+        _one_of(query, "heartbeat", ["id", "event"]) == "event",
+    )
+
+
+def _one_of(query: QueryParams, name: str, choices: list[str]) -> str:
+    value = query.get(name, choices[0])
+    if value not in choices:
+        raise BadInput(f"{name}={value[:64]!r} is not one of {', '.join(choices)}")
+    return value
