@@ -1,0 +1,149 @@
+"""Running the server: the socket, uvicorn around the application, and its end by signal.
+
+Exit codes: 0 after Ctrl-C or SIGTERM. What the user can mend is raised as `BadSettings` before
+anything is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twinwire.errors import BadSettings
+from twinwire.hub import Hub
+from twinwire.server.protocols import HttpProtocol, WebSocketProtocol
+from twinwire.settings import Settings
+from twinwire.web.app import build
+
+_log = logging.getLogger("twinwire")
+
+_GRACE = 1
+"""Seconds that open requests have at the end, after their streams have been told."""
+
+
+def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) -> int:
+    """Serve `hub` (by default one made from `settings`) until a signal; returns the exit code.
+
+    `app` is served instead of the hub's own application, for one that has the hub mounted in it.
+    Raises `BadSettings` for an address that is in use, cannot be had or must not be served openly.
+    """
+    _refuse_open(settings)
+    listener = listen(settings.host, settings.port)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    config = uvicorn.Config(
+        _Application(settings, hub or Hub(settings=settings), app),
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_max_size=settings.message_max_bytes,
+        # Our own pings are the protocol's; and a shared frame must not be mixed with a stateful
+        # compressor on one connection.
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    with listener:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        _log.info("twinwire listens on http://%s:%d", shown, port)
+        server = _Server(config)
+        server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but one that a signal ends with success: it was asked to."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in signals}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+class _Application:
+    """The application with the hub's life around it."""
+
+    def __init__(self, settings: Settings, hub: Hub, app: ASGIApp | None) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._own = app is None
+        self._app = app or build(hub)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await self._app(scope, receive, send)
+        # The protocol classes find the settings in the state that uvicorn hands to them.
+        scope["state"]["twinwire.settings"] = self._settings
+        if not self._own:
+            return await self._app(scope, receive, send)
+        await receive()
+        try:
+            await self._hub.start()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the user reads one line)
+            _log.error("cannot start: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._hub.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket listening on the address. Raises `BadSettings` with what is wrong with it."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise BadSettings(f"host {host!r} is not an address of this machine: {error}") from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BadSettings(
+                f"port {port} on {host} is in use: end the program that has it, or choose another "
+                "with --port"
+            ) from None
+        raise BadSettings(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return listener
+
+
+def _refuse_open(settings: Settings) -> None:
+    if settings.api_key is not None or settings.insecure or _is_loopback(settings.host):
+        return
+    raise BadSettings(
+        f"host {settings.host} can be reached from other machines, and without an API key anybody "
+        "could publish: set api_key (TWINWIRE_API_KEY), or say --insecure"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
