@@ -183,6 +183,8 @@ class Unsubscribed(Enum):
     SERVER = (2000, "server unsubscribe")
     INSUFFICIENT = (2500, "insufficient state")
     EXPIRED = (2501, "subscription expired")
+    STREAM_END = (2001, "end of stream")
+    STREAM_FAILED = (2002, "stream failed")
 
     @property
     def code(self) -> int:

@@ -6,7 +6,7 @@
 3. The next tick starts when the last write of this one is out: under load the ticks space
    themselves out and the batches grow.
 4. A sink that is full takes its feed out of its lane, with its position. When it has drained the
-   feed reads the log from there.
+   feed reads the log from there. One that takes nothing for `write_timeout` is closed.
 5. Nothing a sink does raises in here: a sink that fails is closed.
 """
 
@@ -17,13 +17,15 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position
 from twinwire.core.feed import Feed, Mode, Recovery, subscribe
 from twinwire.core.lane import Lanes
 from twinwire.core.log import Log
+from twinwire.core.replay import Replay
 from twinwire.errors import Closed, CloseReason
+from twinwire.wires.objects import OBJECTS
 
 _log = logging.getLogger("twinwire")
 
@@ -37,26 +39,56 @@ class Sink(Protocol):
     def write(self, data: Any) -> None:
         """Take `data`, whole, even when that makes it full."""
 
+    def waiting(self) -> int | None:
+        """How much of what it took has not gone out yet, in bytes; None if it may take its time."""
+
     def close(self, reason: CloseReason) -> None:
         """Tell the client why, and end."""
+
+
+class _Stall(NamedTuple):
+    """Since when, in ms, a full sink has had so many bytes waiting."""
+
+    since: int
+    waiting: int
 
 
 class Fanout:
     """All feeds over one log. Belongs to the event loop it was made in."""
 
-    def __init__(self, log: Log, *, slice_ms: float, read_bytes: int) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        slice_ms: float,
+        read_bytes: int,
+        replay_bytes: int,
+        write_timeout: float,
+        buffered_bytes: int,
+    ) -> None:
         """`slice_ms` is how long it may hold the loop at a stretch, `read_bytes` how much a feed
-        that is behind reads from the log at once."""
+        that is behind reads from the log at once, `replay_bytes` how much of what they read is
+        kept encoded for others who read the same. A sink that takes nothing for `write_timeout`
+        seconds is closed, and the fullest ones when all together hold over `buffered_bytes`."""
         self.log = log
         self.lanes = Lanes()
         self.feeds: dict[Feed, None] = {}
         self.ahead = 0
-        """Events appended since the last cut that somebody is to get."""
+        """Events appended since the last cut."""
+        self.ahead_bytes = 0
+        """The bytes of their data."""
         self.cut = asyncio.Event()
         """Set by every cut."""
         self._slice = slice_ms / 1000
         self._read_bytes = read_bytes
+        self._replay = Replay(log, limit=read_bytes, kept=replay_bytes)
+        self._write_timeout = int(write_timeout * 1000)
+        self._buffered_bytes = buffered_bytes
         self._behind: OrderedDict[Feed, None] = OrderedDict()
+        self._awaiting_cut: list[Feed] = []
+        self._full: dict[Feed, _Stall] = {}
+        self._due: set[int] = set()
+        self._pacing: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._steps: Iterator[None] = iter(())
@@ -67,9 +99,17 @@ class Fanout:
         for event in events:
             to_log(event)
             to_lanes(event)
-        if self.lanes.dirty:
-            self.ahead += len(events)
-            self._wake()
+            self.ahead_bytes += len(event.data)
+        # Also when nobody gets them: a publisher in a tight loop must let the loop turn.
+        self.ahead += len(events)
+        self._wake()
+
+    def expire(self, now: int) -> None:
+        """Let go of what has become too old at `now`, in ms since 1970. To be called often."""
+        self.log.expire(now)
+        if not self._behind:
+            self._replay.clear()
+        self._check_full(now)
 
     def attach(self, feed: Feed) -> None:
         """Take in a feed that has been started; it reads the log and then joins its lane."""
@@ -81,6 +121,7 @@ class Fanout:
         if feed in self.feeds:
             del self.feeds[feed]
             self._behind.pop(feed, None)
+            self._full.pop(feed, None)
             if feed.lane is not None:
                 self.lanes.leave(feed, self.log.head)
 
@@ -94,6 +135,7 @@ class Fanout:
 
     def drained(self, feed: Feed) -> None:
         """The feed's sink has room again."""
+        self._full.pop(feed, None)
         if feed in self.feeds and feed.lane is None:
             self._read_on(feed)
 
@@ -117,9 +159,7 @@ class Fanout:
 
     def position(self, feed: Feed) -> Position:
         """The position up to which the feed has been written everything."""
-        lane = feed.lane
-        served = lane is not None and not lane.pending and feed.position >= lane.position
-        return Position(self.log.epoch, self.log.head if served else feed.position)
+        return Position(self.log.epoch, feed.reached(self.log.head))
 
     def _read_on(self, feed: Feed) -> None:
         if not feed.sink.full and feed.selection:
@@ -140,21 +180,33 @@ class Fanout:
                 if time.perf_counter() > until:
                     self._wake()
                     return
-            if not self.lanes.dirty and not self._behind:
+            if not (self.lanes.dirty or self._behind or self._due):
+                self._level()
                 return
             self._steps = self._round()
 
-    def _round(self) -> Iterator[None]:
-        """One tick, then what fits into a slice of the reading of those behind; in small steps."""
-        cuts = self.lanes.cut(self.log.head)
-        self.ahead = 0
+    def _level(self) -> None:
+        self.ahead = self.ahead_bytes = 0
         self.cut.set()
+
+    def _round(self) -> Iterator[None]:
+        """One tick, then as much time for the reading of those behind; in small steps."""
+        begun = time.perf_counter()
+        cuts = self.lanes.cut(self.log.head)
+        while self._due:
+            cuts += self.lanes.cut_paced(self._due.pop(), self.log)
+        self._level()
+        waiting, self._awaiting_cut = self._awaiting_cut, []
+        for feed in waiting:
+            if feed in self.feeds and feed.lane is None:
+                self._read_on(feed)
         for cut in cuts:
             for feed in cut.members:
                 if feed.lane is cut.lane:
                     self._give(feed, cut.data, cut.position, cut.broken)
                 yield
-        until = time.perf_counter() + self._slice
+        now = time.perf_counter()
+        until = now + max(self._slice, now - begun)
         for _ in range(len(self._behind)):
             if self._behind:
                 feed, _ = self._behind.popitem(last=False)
@@ -165,6 +217,10 @@ class Fanout:
 
     def _give(self, feed: Feed, data: Any, position: int, broken: CloseReason | None) -> None:
         sink = feed.sink
+        if sink.full:
+            # By something else than the fan-out: an answer, or another feed of this connection.
+            self._leave(feed)
+            return
         try:
             if data:
                 sink.write(data)
@@ -175,11 +231,48 @@ class Fanout:
         if broken is not None:
             self.close(feed, broken)
         elif sink.full:
-            self.lanes.leave(feed, self.log.head)
+            self._leave(feed)
+
+    def _leave(self, feed: Feed) -> None:
+        self.lanes.leave(feed, self.log.head)
+        waiting = feed.sink.waiting()
+        if waiting is not None:
+            self._full[feed] = _Stall(0, waiting)
+
+    def _check_full(self, now: int) -> None:
+        """Close the connections that take nothing, and the fullest ones if there is too much."""
+        total = 0
+        for feed, stall in list(self._full.items()):
+            waiting = feed.sink.waiting() or 0
+            total += waiting
+            if stall.since == 0 or waiting < stall.waiting:
+                self._full[feed] = _Stall(now, waiting)
+            elif now - stall.since >= self._write_timeout:
+                self.close(feed, CloseReason.WRITE_ERROR)
+        if total > self._buffered_bytes:
+            fullest = sorted(self._full.items(), key=lambda item: item[1].waiting)
+            while fullest and total > self._buffered_bytes:
+                feed, stall = fullest.pop()
+                total -= stall.waiting
+                self.close(feed, CloseReason.SLOW)
+
+    def _pace(self) -> None:
+        """See to it that each pace has its timer."""
+        for pace in self.lanes.paces:
+            if pace not in self._pacing:
+                self._pacing[pace] = self._loop.call_later(pace / 1000, self._paced, pace)
+
+    def _paced(self, pace: int) -> None:
+        del self._pacing[pace]
+        self._due.add(pace)
+        self._pace()
+        self._wake()
 
     def _advance(self, feed: Feed) -> None:
+        before = feed.position
         try:
-            parts = feed.advance(self.log, self.lanes, self._read_bytes)
+            replay = None if feed.wire is OBJECTS else self._replay
+            parts = feed.advance(self.log, self.lanes, self._read_bytes, replay)
             if parts:
                 feed.sink.write(feed.wire.join(parts))
         except Closed as closed:
@@ -190,6 +283,12 @@ class Fanout:
             self.close(feed, CloseReason.WRITE_ERROR)
             return
         if feed.lane is None:
-            self._read_on(feed)
-        elif feed.sink.full:
-            self.lanes.leave(feed, self.log.head)
+            if parts or feed.position != before:
+                self._read_on(feed)
+            elif feed.selection:
+                self._awaiting_cut.append(feed)
+            return
+        if feed.pace:
+            self._pace()
+        if feed.sink.full:
+            self._leave(feed)

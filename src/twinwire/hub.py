@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import (
@@ -17,21 +18,26 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
 from twinwire.brokers import connect
 from twinwire.commands import Caller, Commands, Handler
 from twinwire.core.event import Draft, Event, Position, check_channel, draft
 from twinwire.core.feed import Feed, Gap, Mode, Start, knows
-from twinwire.core.log import Log
+from twinwire.core.log import OVERHEAD, Log
 from twinwire.errors import Closed, CloseReason, Lost, NotRunning, Refusal
 from twinwire.fanout import Fanout
 from twinwire.settings import Settings
+from twinwire.signals import at_end
 from twinwire.wires.objects import OBJECTS
 
 _log = logging.getLogger("twinwire")
 
 _EXPIRE_SECONDS = 1.0
+_DRAIN_STEP = 0.05
+"""Seconds below which two clients are told to come back in one go."""
+
 _ITERATOR_EVENTS = 1024
 """Events that wait for a subscriber in the process before it counts as full."""
 
@@ -58,6 +64,7 @@ class Hub:
         self.commands = Commands()
         self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
         self.running = False
+        self._draining: asyncio.Task[None] | None = None
         self._broker = connect(broker or settings.broker)
         self._expiring: asyncio.TimerHandle | None = None
 
@@ -75,13 +82,50 @@ class Hub:
             channels_max=settings.log_channels,
             keys_max=settings.log_keys,
         )
-        self.fanout = Fanout(self.log, slice_ms=settings.slice_ms, read_bytes=settings.read_bytes)
+        self.fanout = Fanout(
+            self.log,
+            slice_ms=settings.slice_ms,
+            read_bytes=settings.read_bytes,
+            replay_bytes=settings.replay_bytes,
+            write_timeout=settings.write_timeout,
+            buffered_bytes=settings.buffered_bytes,
+        )
         self.running = True
         self._expire()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new streams are taken: the hub runs and does not drain."""
+        return self.running and self._draining is None
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new streams, and tell the clients to come back, spread over `seconds`.
+
+        Publishing and commands go on. Called again it ends the rest in the time given then.
+        """
+        if not self.running:
+            return
+        if self._draining is not None:
+            self._draining.cancel()
+        self._draining = asyncio.create_task(self._drain(seconds))
+        await asyncio.wait((self._draining,))
+
+    async def _drain(self, seconds: float) -> None:
+        feeds = list(self.fanout.feeds)
+        random.shuffle(feeds)
+        begun = time.monotonic()
+        for index, feed in enumerate(feeds):
+            wait = begun + seconds * index / len(feeds) - time.monotonic()
+            if wait > _DRAIN_STEP:
+                await asyncio.sleep(wait)
+            self.fanout.close(feed, CloseReason.SHUTDOWN)
 
     async def stop(self) -> None:
         """End every stream with the advice to come back, and let go of the broker."""
         self.running = False
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
         if self._expiring is not None:
             self._expiring.cancel()
         for feed in list(self.fanout.feeds):
@@ -100,7 +144,11 @@ class Hub:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """For `FastAPI(lifespan=hub.lifespan)` and Starlette alike."""
         async with self:
-            yield
+            with at_end(self._end):
+                yield
+
+    async def _end(self, at_once: bool) -> None:
+        await self.drain(0.0 if at_once else self.settings.drain_time)
 
     # Publishing
 
@@ -126,12 +174,16 @@ class Hub:
     async def append(self, drafts: Sequence[Draft]) -> list[Position]:
         """Publish checked events, all or none. Raises `NotRunning` and `BrokerError`.
 
-        Waits while more than `publish_ahead` events have not been given to the lanes' members yet:
-        a publisher in this process cannot outrun the fan-out for ever.
+        Waits while more than `publish_ahead` events, or `publish_ahead_bytes`, have not been given
+        to the lanes' members yet: a publisher in this process cannot outrun the fan-out for ever.
         """
-        while self.running and self.fanout.ahead >= self.settings.publish_ahead:
-            self.fanout.cut.clear()
-            await self.fanout.cut.wait()
+        settings, fanout = self.settings, self.fanout
+        while self.running and (
+            fanout.ahead >= settings.publish_ahead
+            or fanout.ahead_bytes >= settings.publish_ahead_bytes
+        ):
+            fanout.cut.clear()
+            await fanout.cut.wait()
         if not self.running:
             raise NotRunning
         return await self._broker.append(drafts)
@@ -166,11 +218,18 @@ class Hub:
             self.fanout.detach(feed)
 
     def history(
-        self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
+        self,
+        channel: str,
+        *,
+        limit: int = -1,
+        since: Position | None = None,
+        reverse: bool = False,
+        max_bytes: int = 0,
     ) -> Past:
         """A channel's retained events, oldest first, or with `reverse` newest first.
 
-        `limit` 0 gives none (the head alone), -1 all; `since` is exclusive. Raises `BadChannel`,
+        `limit` 0 gives none (the head alone), -1 all; `since` is exclusive. With `max_bytes` about
+        so many bytes of them: who asks for more goes on from the last one. Raises `BadChannel`,
         and `CommandError` 112 if events after `since` are gone.
         """
         check_channel(channel)
@@ -184,6 +243,9 @@ class Hub:
             return Past([], log.position)
         after = since.seq if since else 0
         events = log.history(channel, after=after, limit=max(limit, 0), reverse=reverse)
+        if max_bytes:
+            sizes = accumulate(len(event.data) + OVERHEAD for event in events[:-1])
+            events = events[: 1 + sum(1 for _ in takewhile(max_bytes.__gt__, sizes))]
         return Past(events, log.position)
 
     def holds(self, selector: str, since: Position | None) -> bool:
@@ -203,7 +265,7 @@ class Hub:
         return register
 
     def _expire(self) -> None:
-        self.log.expire(time.time_ns() // 1_000_000)
+        self.fanout.expire(time.time_ns() // 1_000_000)
         self._expiring = asyncio.get_running_loop().call_later(_EXPIRE_SECONDS, self._expire)
 
 
@@ -231,6 +293,9 @@ class _Iterator:
         self._waiting.extend(data)
         self.full = len(self._waiting) >= _ITERATOR_EVENTS
         self._arrived.set()
+
+    def waiting(self) -> None:
+        return None
 
     def close(self, reason: CloseReason) -> None:
         self._closed = reason

@@ -1,25 +1,37 @@
 """Every setting, once: its name, type, default, unit, and what happens at a limit.
 
 A setting is taken from, in this order: the caller (command line or `Hub(...)`), the environment
-(`TWINWIRE_PORT=9000`; lists and tables as JSON), the TOML file. `docs/settings.md` is made from the descriptions here.
+(`TWINWIRE_PORT=9000`; lists as JSON), the TOML file. `docs/settings.md` is made from the
+descriptions here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_origin
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from twinwire.core.event import Pattern, check_selector
+from twinwire.core.grants import covered
 from twinwire.core.log import Retention
 from twinwire.errors import BadChannel, BadSettings
 
-_PREFIX = "twinwire_"
+_PREFIX: Final = "TWINWIRE_"
+
+# Where a service of the name `twinwire` exists, Kubernetes puts these into every container:
+# TWINWIRE_SERVICE_HOST, TWINWIRE_PORT_8000_TCP, and TWINWIRE_PORT=tcp://10.0.0.1:8000.
+_KUBERNETES: Final = re.compile(
+    r"TWINWIRE_(SERVICE_(HOST|PORT\w*)=.*|PORT_\d+_(TCP|UDP|SCTP)\w*=.*|PORT=(tcp|udp|sctp)://.*)",
+    re.DOTALL,
+)
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -44,25 +56,35 @@ class ChannelRule(BaseModel):
     log_events: int = Field(0, ge=0, description="Events kept of each channel; 0 is no limit.")
     log_bytes: int = Field(0, ge=0, description="Bytes of data kept of each; 0 is no limit.")
     log_age: float = Field(0, ge=0, description="Seconds that events are kept; 0 is no limit.")
+    slow: Literal["gap", "close"] = Field(
+        "gap",
+        description="What a client gets that reads slower than events are evicted: a gap, or the "
+        "end of its connection with 3008.",
+    )
 
 
-class Settings(BaseSettings):
+class Source(NamedTuple):
+    """What a setting is set to, and where: `where` reads as in "port (in twinwire.toml)"."""
+
+    value: Any
+    where: str
+
+
+class Settings(BaseModel):
     """All settings of a server or an embedded hub."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
     # Where the server listens
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     insecure: bool = Field(
         False, description="Listen beyond this machine although no API key is configured."
     )
-    log_level: str = Field(
-        "info",
-        pattern="^(critical|error|warning|info|debug)$",
-        description="What is logged: critical, error, warning, info or debug.",
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="What is logged: critical, error, warning, info or debug."
     )
     access_log: bool = Field(False, description="Log a line for each HTTP request.")
 
@@ -94,7 +116,9 @@ class Settings(BaseSettings):
 
     # Publishing
     api_key: SecretStr | None = Field(
-        None, description="Key that the HTTP API asks for in X-API-Key. Without one, none is asked."
+        None,
+        min_length=1,
+        description="Key that the HTTP API asks for in X-API-Key. Without one, none is asked.",
     )
     event_max_bytes: int = Field(
         64 * KIB, ge=1, description="Bytes of one event's data. A larger one is refused (413)."
@@ -106,6 +130,9 @@ class Settings(BaseSettings):
         8192,
         ge=1,
         description="Events that may be published ahead of the fan-out; then publishers wait.",
+    )
+    publish_ahead_bytes: int = Field(
+        4 * MIB, ge=KIB, description="The same in bytes of their data."
     )
 
     # What clients may do
@@ -119,6 +146,23 @@ class Settings(BaseSettings):
         1000,
         ge=1,
         description="Channels of one connection. Over it: 400 on SSE, error 106 on WebSocket.",
+    )
+    connections: int = Field(
+        0,
+        ge=0,
+        description="Connections in all; 0: as many as the process may have files. Over it: 503.",
+    )
+    connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Streams of one client address, 0 for no limit (behind a proxy all may have "
+        "one). Over it: 429 on SSE, close 3504 on WebSocket.",
+    )
+    commands_per_second: int = Field(
+        200,
+        ge=1,
+        description="Commands of one connection in a second, and as many at once. Over it: error "
+        "111.",
     )
     message_max_bytes: int = Field(
         64 * KIB, ge=KIB, description="Bytes of a WebSocket message. A larger one closes with 1009."
@@ -143,18 +187,47 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Seconds from a WebSocket's opening to its connect. Then: 3502."
     )
 
+    header_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds that a client may take to send a request's head. Then: closed.",
+    )
+    lifetime: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after which a stream is told to come back (3011), give or take a "
+        "tenth; 0 for no limit.",
+    )
+
     # Writing
     slice_ms: float = Field(
-        2.0, gt=0, description="Milliseconds of fan-out at a stretch before others are served."
+        1.0, gt=0, description="Milliseconds of fan-out at a stretch before others are served."
     )
     read_bytes: int = Field(
         128 * KIB, ge=KIB, description="Bytes read from the log at once for a client behind."
+    )
+    replay_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        description="Bytes kept encoded while many clients behind read the same. Over it they "
+        "are forgotten and encoded anew.",
     )
     write_high: int = Field(
         64 * KIB,
         ge=KIB,
         description="Bytes waiting to be written to one client. Over it the client is full: it "
         "leaves its lane and reads the log again when they are gone.",
+    )
+    write_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds that a full client may take nothing. Then its connection is closed.",
+    )
+    buffered_bytes: int = Field(
+        1024 * MIB,
+        ge=MIB,
+        description="Bytes that may wait for all full clients together. Over it the fullest ones "
+        "are closed with 3008.",
     )
     notsent_lowat: int = Field(
         16 * KIB, ge=0, description="TCP_NOTSENT_LOWAT: unsent bytes the kernel takes; 0 leaves it."
@@ -163,36 +236,41 @@ class Settings(BaseSettings):
         30.0, ge=0, description="TCP_USER_TIMEOUT in seconds: when an unanswering peer is dead."
     )
     drain_time: float = Field(
-        1.0, ge=0, description="Seconds over which clients are told to come back at the end."
+        10.0,
+        ge=0,
+        description="Seconds over which clients are told to come back, at SIGTERM. A second signal "
+        "and Ctrl-C end at once.",
     )
 
     @classmethod
-    def load(cls, file: Path | None = None, given: Mapping[str, Any] | None = None) -> Settings:
-        """The settings from `given`, the environment and `file`.
+    def load(
+        cls,
+        file: Path | None = None,
+        given: Mapping[str, Any] | None = None,
+        *,
+        flags: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """The settings from `given`, the environment and `file`; `flags` is as for `sources`.
 
         Raises `BadSettings`, whose text names each wrong setting, where it stands and what it
         should be.
         """
-        given = dict(given or {})
-        from_file = _read(file) if file is not None else {}
-        from_environment = {
-            name.lower().removeprefix(_PREFIX): name
-            for name in os.environ
-            if name.lower().startswith(_PREFIX)
-        }
-        for name, variable in from_environment.items():
-            if name not in cls.model_fields:
-                raise BadSettings(f"{variable} in the environment: there is no setting {name}")
-        lower = {k: v for k, v in from_file.items() if k not in from_environment}
+        return cls.of(sources(file, given, flags=flags))
+
+    @classmethod
+    def of(cls, found: Mapping[str, Source]) -> Settings:
+        """The settings that are set so. Raises `BadSettings`, as `load` does."""
         try:
-            return cls(**{**lower, **given})
-        except (ValidationError, SettingsError) as error:
-            where = {
-                **{name: f"in {file}" for name in lower},
-                **{name: f"{variable} in the environment" for name, variable in from_environment.items()},
-                **{name: "given" for name in given},
-            }
-            raise BadSettings(_explain(error, where)) from None
+            return cls(**{name: source.value for name, source in found.items()})
+        except ValidationError as error:
+            raise BadSettings(_explain(error, found)) from None
+
+    def closes_slow(self, selector: str) -> bool:
+        """Whether a client too slow for `selector` is closed instead of being told a gap."""
+        for rule in self.channels:
+            if covered(selector, (rule.pattern,)):
+                return rule.slow == "close"
+        return False
 
     def retention(self) -> Retention:
         """Retention of the whole log."""
@@ -206,24 +284,75 @@ class Settings(BaseSettings):
         ]
 
 
+def sources(
+    file: Path | None = None,
+    given: Mapping[str, Any] | None = None,
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> dict[str, Source]:
+    """What is set, by name, and where: in `given`, else in the environment, else in `file`.
+
+    `flags` gives the names under which the caller's user knows what is in `given`. Nothing is
+    checked yet, but that the file can be read. Raises `BadSettings`.
+    """
+    found = {} if file is None else {k: Source(v, f"in {file}") for k, v in _read(file).items()}
+    for variable, text in os.environ.items():
+        if variable.upper().startswith(_PREFIX) and not _KUBERNETES.match(f"{variable}={text}"):
+            name = variable[len(_PREFIX) :].lower()
+            where = f"{variable} in the environment"
+            found[name] = Source(value_of(name, text, where), where)
+    for name, value in (given or {}).items():
+        found[name] = Source(value, (flags or {}).get(name, "given"))
+    return found
+
+
+def value_of(name: str, text: str, where: str) -> Any:
+    """The value that `text` writes for the setting `name`: lists are JSON, all else is itself.
+
+    Raises `BadSettings`; `where` is for its message.
+    """
+    field = Settings.model_fields.get(name)
+    if field is None or get_origin(field.annotation) is not tuple:
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise BadSettings(
+            f'{name} ({where}) should be a list in JSON, such as ["news", "prices.*"]: {error}'
+        ) from None
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
-        raise BadSettings(f"{file}: {error.strerror or error}") from None
+        raise BadSettings(f"{file}: {(error.strerror or str(error)).lower()}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"{file}: not TOML: {error}") from None
 
 
-def _explain(error: ValidationError | SettingsError, where: Mapping[str, str]) -> str:
-    if isinstance(error, SettingsError):
-        return str(error)
+_SAID: Final = {
+    "string_too_short": " should not be empty",
+    "too_short": " should not be empty",
+    "tuple_type": " should be a list",
+    "model_type": " should be a table",
+}
+"""What pydantic says in the words of Python rather than of a configuration."""
+
+
+def _explain(error: ValidationError, found: Mapping[str, Source]) -> str:
     problems = []
-    for problem in error.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        source = where.get(str(problem["loc"][0]) if problem["loc"] else "", "")
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        first, *rest = (str(part) for part in problem["loc"])
+        name = ".".join([first, *rest])
+        where = found[first].where if first in found else "by default"
         if problem["type"] == "extra_forbidden":
-            problems.append(f"there is no setting {name} ({source})")
+            close = [] if rest else get_close_matches(name, Settings.model_fields, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"there is no setting {name} ({where}){hint}")
         else:
-            problems.append(f"{name} ({source}): {problem['msg']}")
+            what = _SAID.get(problem["type"]) or problem["msg"]
+            # "Input should be …" says the same about a name as about an input.
+            what = what.removeprefix("Input").replace("Value error, ", ": ", 1)
+            problems.append(f"{name} ({where}){what}")
     return "; ".join(problems)

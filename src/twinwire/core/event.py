@@ -172,7 +172,7 @@ def draft(
         _check_field("tag", name)
         _check_field("tag", value)
     # A copy: the publisher may go on to change its own.
-    return Draft(channel, raw, kind, key, type, dict(tags) if tags else None)
+    return Draft(channel, raw, kind, key, type, dict(tags) if tags else None, publisher)
 
 
 def _check_field(field: str, text: str) -> None:

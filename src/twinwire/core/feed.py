@@ -1,12 +1,12 @@
 """A feed: one subscriber, as a cursor over the log.
 
 1. A feed is a set of channels, the mode of each, and the position it has reached. It has no queue.
-2. It is live (in a lane), or behind: it reads the log after its position until it may join its lane.
+2. It is live (in a lane), or behind: it reads the log after its position until it may join.
    Replay after a reconnect, catching up after a stall and the first snapshot are this one reading.
 3. Between two positions every matching event was delivered, or superseded by a newer one of its
    key where the mode is `latest`, or declared in a gap.
 4. `ahead` holds the selectors that have been served beyond the feed's position: those whose
-   subscription began, or was recovered, further on. Their events up to there are passed over.
+   subscription began, or was recovered, further on. They are left out of the reading up to there.
 5. A gap is declared before what follows it, and once: `declared` is how far each selector's have
    been told. The retained events inside of it are still delivered.
 6. What changes a feed's channels takes it out of its lane first; it goes on from its position.
@@ -14,13 +14,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twinwire.core.event import Event, Position, Selection
-from twinwire.core.lane import Lane, Lanes, Wire
+from twinwire.core.lane import Gap as Gap
+from twinwire.core.lane import Lane, Lanes, Wire, encoded
+from twinwire.core.lane import Why as Why
 from twinwire.core.log import Log
+from twinwire.core.replay import Replay
+from twinwire.errors import Closed, CloseReason
+
+PACE_MAX: Final = 3_600_000
+"""The longest time in ms between what a paced feed is told."""
 
 
 class Mode(Enum):
@@ -43,35 +50,28 @@ class Start(Enum):
     """With the oldest retained event. What is older was not asked for and is no gap."""
 
 
-class Why(Enum):
-    """Why there is a gap."""
-
-    EVICTED = "evicted"
-    """The log no longer holds events that were after the position."""
-
-    RESTARTED = "restarted"
-    """The position belongs to another log: this one was begun anew since."""
-
-
-class Gap(NamedTuple):
-    """Events after `begin` up to and with `end` that this subscriber may have missed."""
-
-    begin: Position
-    end: Position
-    why: Why
-    selectors: tuple[str, ...]
-
-
 class Feed:
     """One subscriber. `sink` is whatever the outside knows it by."""
 
     __slots__ = (
-        "__weakref__", "ahead", "declared", "foreign", "lane", "latest", "position", "selection", "sink", "wire",
+        "__weakref__", "_begun", "ahead", "declared", "foreign", "lane", "latest", "pace",
+        "position", "selection", "sink", "strict", "wire",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, sink: Any = None) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        sink: Any = None,
+        *,
+        pace: int = 0,
+        strict: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`pace` is the time in ms between what a feed of mode `latest` is told, 0 for at once.
+        `strict` says for which selectors being too slow ends the stream instead of being a gap."""
         self.wire = wire
         self.sink = sink
+        self.pace = pace
+        self.strict = strict
         self.selection = Selection()
         self.latest = Selection()
         self.position = 0
@@ -79,6 +79,7 @@ class Feed:
         self.declared: dict[str, int] = {}
         self.ahead: dict[str, int] = {}
         self.lane: Lane | None = None
+        self._begun = False
 
     def start(
         self, selectors: Iterable[str], mode: Mode, since: Position | Start, log: Log
@@ -95,9 +96,10 @@ class Feed:
                 self.position = since.seq
             else:
                 self.foreign = since
-        elif since is Start.EARLIEST:
+        elif since is Start.EARLIEST or mode is Mode.LATEST:
+            # What is gone before a stream begins is no loss of this stream.
             self.declared = {s: self._lost(s, log) for s in self.selection}
-        elif mode is Mode.EVERY:
+        else:
             self.position = log.head
 
     def begins(self, log: Log) -> Position:
@@ -105,11 +107,14 @@ class Feed:
         return self.foreign or Position(log.epoch, self.position)
 
     def reached(self, head: int) -> int:
-        """How far the stream has been written; `head` is the log's (see `lane`, rule 4)."""
+        """How far the stream has been written; `head` is the log's (see `lane`, rule 4).
+
+        It is noted, so that a client that is told will not be told an older position later.
+        """
         lane = self.lane
-        if lane is None or lane.pending or self.position < lane.position:
-            return self.position
-        return head
+        if lane and not (lane.pending or lane.pace or self.position < lane.position):
+            self.position = head
+        return self.position
 
     def add(self, selector: str, mode: Mode, seq: int) -> None:
         """Also select `selector`, of which the client has everything up to `seq`.
@@ -140,26 +145,28 @@ class Feed:
             self.ahead.pop(selector, None)
             self.declared.pop(selector, None)
 
-    def advance(self, log: Log, lanes: Lanes, limit: int) -> list[Any]:
+    def advance(
+        self, log: Log, lanes: Lanes, limit: int, replay: Replay | None = None
+    ) -> list[Any]:
         """Read on: the parts to write now, about `limit` bytes of events at most.
 
+        With `replay`, what other feeds are reading too is shared with them.
+
         Joins the lane when it may; `lane` tells. A feed that is neither in a lane nor got anything
-        is waiting for the next cut.
+        can only wait for the next cut.
         """
         assert self.lane is None
         parts = self._gaps(log)
         if not self.selection:
             self.position = log.head
             return parts
-        goal = lanes.goal(self.wire, self.selection, log.head)
-        if self.position < goal:
-            events, self.position = self._read(log, goal, limit)
-            self._encode(events, parts)
-        if self.ahead:
-            self.ahead = {s: seq for s, seq in self.ahead.items() if seq > self.position}
+        goal = lanes.goal(self, log)
+        read: list[Any] = []
+        while self.position < goal and not read:
+            read = self._read(log, goal, limit, replay)
         if self.position == goal and not self.ahead:
             lanes.join(self)
-        return parts
+        return parts + read
 
     def _gaps(self, log: Log) -> list[Any]:
         begin, why = Position(log.epoch, self.position), Why.EVICTED
@@ -167,6 +174,11 @@ class Feed:
         if self.foreign is not None:
             begin, why, self.foreign = self.foreign, Why.RESTARTED, None
             lost = dict.fromkeys(self.selection, 0) | lost
+        elif lost and self._begun:
+            why = Why.TOO_SLOW
+            if self.strict is not None and any(map(self.strict, lost)):
+                raise Closed(CloseReason.SLOW)
+        self._begun = True
         if not lost:
             return []
         self.declared |= lost
@@ -181,26 +193,38 @@ class Feed:
         had = max(self.position, self.ahead.get(selector, 0), self.declared.get(selector, 0))
         return lost if lost > had else 0
 
-    def _read(self, log: Log, goal: int, limit: int) -> tuple[list[Event], int]:
-        if not self.latest:
-            return log.read(self.selection, self.position, goal, limit)
-        if self.latest == self.selection:
-            return log.read_latest(self.latest, self.position, goal, limit)
-        every = Selection(s for s in self.selection if s not in self.latest)
-        one = log.read(every, self.position, goal, limit)
-        two = log.read_latest(self.latest, self.position, goal, limit)
-        reached = min(one.reached, two.reached)
-        both = {event.seq: event for event in (*two.events, *one.events) if event.seq <= reached}
-        return [both[seq] for seq in sorted(both)], reached
+    def _read(self, log: Log, goal: int, limit: int, replay: Replay | None) -> list[Any]:
+        """The next parts for the selectors that are not ahead, up to where the next one is."""
+        encoding, behind, latest = self.wire.encoding, self.selection, self.latest
+        if self.ahead:
+            behind = Selection(s for s in behind if s not in self.ahead)
+            latest = Selection(s for s in latest if s not in self.ahead)
+            goal = min(goal, *self.ahead.values())
+        if replay is not None and not latest:
+            part, self.position = replay.read(encoding, behind, self.position, goal)
+            parts = [part] if part else []
+        else:
+            events, self.position = _read(log, behind, latest, self.position, goal, limit)
+            parts = encoded(encoding, events, behind)
+        if self.ahead:
+            self.ahead = {s: seq for s, seq in self.ahead.items() if seq > self.position}
+        return parts
 
-    def _encode(self, events: Iterable[Event], parts: list[Any]) -> None:
-        encoding = self.wire.encoding
-        for event in events:
-            for selector in self.selection.matching(event.channel):
-                if self.ahead.get(selector, 0) < event.seq:
-                    parts.append(encoding.event(event, selector))
-                    if not encoding.per_selector:
-                        break
+
+def _read(
+    log: Log, selection: Selection, latest: Selection, after: int, upto: int, limit: int
+) -> tuple[list[Event], int]:
+    """Of a selection some of which is to be read by mode `latest`."""
+    if not latest:
+        return log.read(selection, after, upto, limit)
+    if latest == selection:
+        return log.read_latest(latest, after, upto, limit)
+    every = Selection(s for s in selection if s not in latest)
+    one = log.read(every, after, upto, limit)
+    two = log.read_latest(latest, after, upto, limit)
+    reached = min(one.reached, two.reached)
+    both = {event.seq: event for event in (*two.events, *one.events) if event.seq <= reached}
+    return [both[seq] for seq in sorted(both)], reached
 
 
 def knows(log: Log, position: Position) -> bool:

@@ -11,6 +11,9 @@
 5. A feed joins where all that is pending lies after its position (`Lanes.goal`): at the lane's
    position, or at the head if nothing is pending. It never joins in the middle of a batch.
 6. A lane without members is gone.
+7. A paced lane is cut by time, every `pace` ms: nothing is put into it, and its cut reads the
+   newest event of each key that has changed since the last one, and declares what the log has
+   forgotten of them. Its members are of mode `latest`.
 
 The cost of an event is that of encoding it, and one list append for each lane of its channel; the
 cost of a tick is that of joining, and one write for each member of a lane that has something.
@@ -19,13 +22,44 @@ cost of a tick is that of joining, and one write for each member of a lane that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from twinwire.core.event import Event, Selection, pattern
+from twinwire.core.event import Event, Position, Selection, pattern
+from twinwire.core.log import Log
 from twinwire.errors import Closed, CloseReason
 
 if TYPE_CHECKING:
-    from twinwire.core.feed import Feed, Gap
+    from twinwire.core.feed import Feed
+
+
+_ALL: Final = 1 << 62
+"""No limit, where bytes are limited."""
+
+_CHANNELS_KEPT: Final = 100_000
+"""Channels whose matching patterns are remembered, at most."""
+
+
+class Why(Enum):
+    """Why there is a gap."""
+
+    EVICTED = "evicted"
+    """The log no longer holds events that were after the position."""
+
+    TOO_SLOW = "too_slow"
+    """The same, while the subscriber was connected: it has read slower than the log forgets."""
+
+    RESTARTED = "restarted"
+    """The position belongs to another log: this one was begun anew since."""
+
+
+class Gap(NamedTuple):
+    """Events after `begin` up to and with `end` that this subscriber may have missed."""
+
+    begin: Position
+    end: Position
+    why: Why
+    selectors: tuple[str, ...]
 
 
 class Encoding(Protocol):
@@ -34,6 +68,10 @@ class Encoding(Protocol):
     @property
     def per_selector(self) -> bool:
         """Whether an event that several selectors match is written once for each of them."""
+
+    @property
+    def separator(self) -> bytes:
+        """What stands between parts that are joined to one."""
 
     def event(self, event: Event, selector: str) -> Any:
         """The part that carries `event`, for whoever selected it by `selector`.
@@ -63,12 +101,13 @@ class Wire(Protocol):
 class Lane:
     """One set of channels on one wire, and the live feeds that want exactly that."""
 
-    __slots__ = ("add", "broken", "members", "pending", "position", "selection", "wire")
+    __slots__ = ("add", "broken", "members", "pace", "pending", "position", "selection", "wire")
 
-    def __init__(self, wire: Wire, selection: Selection, position: int) -> None:
+    def __init__(self, wire: Wire, selection: Selection, position: int, pace: int = 0) -> None:
         self.wire = wire
         self.selection = selection
         self.position = position
+        self.pace = pace
         self.pending: list[Any] = []
         self.broken: CloseReason | None = None
         self.members: dict[Feed, None] = {}
@@ -116,7 +155,8 @@ class Lanes:
     """All lanes of a hub, found by what an event is published to."""
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[Wire, Selection], Lane] = {}
+        self._lanes: dict[tuple[Wire, Selection, int], Lane] = {}
+        self._paced: dict[int, dict[Lane, None]] = {}
         self._groups: dict[str, dict[Encoding, _Group]] = {}
         # Exact channels and patterns are indexed apart: `_patterns` holds the patterns in use, and
         # `_matching` which of them match a channel that has been published to.
@@ -193,38 +233,83 @@ class Lanes:
         self._touched.clear()
         return cuts
 
-    def goal(self, wire: Wire, selection: Selection, head: int) -> int:
-        """The position at which a feed may join the lane of `selection` on `wire` (rule 5)."""
-        lane = self._lanes.get((wire, selection))
-        return lane.position if lane is not None and lane.pending else head
+    @property
+    def paces(self) -> Iterable[int]:
+        """The paces of the paced lanes there are, in ms."""
+        return self._paced.keys()
+
+    def cut_paced(self, pace: int, log: Log) -> list[Cut]:
+        """Take what has changed for the lanes of this pace (rule 7)."""
+        cuts: list[Cut] = []
+        for lane in self._paced.get(pace, ()):
+            wire, selection = lane.wire, lane.selection
+            events = log.read_latest(selection, lane.position, log.head, _ALL).events
+            lost = {s: seq for s in selection if (seq := log.keys_lost(s)) > lane.position}
+            begin, lane.position = lane.position, log.head
+            if not events and not lost:
+                continue
+            parts: list[Any] = []
+            broken = None
+            if lost:
+                positions = (Position(log.epoch, seq) for seq in (begin, max(lost.values())))
+                parts.append(wire.gap(Gap(*positions, Why.EVICTED, tuple(lost))))
+                broken = None if wire.resumes else CloseReason.INSUFFICIENT
+            try:
+                parts += encoded(wire.encoding, events, selection)
+            except Closed as closed:
+                broken = closed.reason
+            cuts.append(Cut(lane, log.head, wire.join(parts), list(lane.members), broken))
+        return cuts
+
+    def goal(self, feed: Feed, log: Log) -> int:
+        """The position at which `feed` may join its lane (rule 5)."""
+        lane = self._lanes.get((feed.wire, feed.selection, feed.pace))
+        if lane is None or (not lane.pending and not lane.pace):
+            return log.head
+        if lane.pace and feed.position > lane.position:
+            changed = log.read_latest(lane.selection, lane.position, log.head, 1).events
+            if not changed:
+                lane.position = log.head
+        return lane.position
 
     def join(self, feed: Feed) -> None:
         """Put `feed`, which has reached `goal`, into its lane."""
-        key = (feed.wire, feed.selection)
+        key = (feed.wire, feed.selection, feed.pace)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(feed.wire, feed.selection, feed.position)
-            for selector in feed.selection:
-                by_encoding = self._groups.setdefault(selector, {})
-                group = by_encoding.setdefault(feed.wire.encoding, _Group())
-                group.adders[lane] = lane.add
-            if not feed.selection.patterns <= self._patterns:
-                self._use(feed.selection.patterns)
+            lane = self._lanes[key] = Lane(*key[:2], feed.position, feed.pace)
+            self._open(lane)
         lane.members[feed] = None
         feed.lane = lane
+
+    def _open(self, lane: Lane) -> None:
+        if lane.pace:
+            self._paced.setdefault(lane.pace, {})[lane] = None
+            return
+        for selector in lane.selection:
+            by_encoding = self._groups.setdefault(selector, {})
+            group = by_encoding.setdefault(lane.wire.encoding, _Group())
+            group.adders[lane] = lane.add
+        if not lane.selection.patterns <= self._patterns:
+            self._use(lane.selection.patterns)
 
     def leave(self, feed: Feed, head: int) -> None:
         """Take `feed` out of its lane, and give it the position it has reached (rule 4)."""
         lane = feed.lane
         assert lane is not None
-        feed.position = feed.reached(head)
+        feed.reached(head)
         del lane.members[feed]
         feed.lane = None
         if not lane.members:
             self._close(lane)
 
     def _close(self, lane: Lane) -> None:
-        del self._lanes[lane.wire, lane.selection]
+        del self._lanes[lane.wire, lane.selection, lane.pace]
+        if lane.pace:
+            del self._paced[lane.pace][lane]
+            if not self._paced[lane.pace]:
+                del self._paced[lane.pace]
+            return
         for selector in lane.selection:
             by_encoding = self._groups[selector]
             group = by_encoding[lane.wire.encoding]
@@ -262,5 +347,13 @@ class Lanes:
                 self._matching[channel] = tuple(other for other in found if other != text)
 
 
-_CHANNELS_KEPT = 100_000
-"""Channels whose matching patterns are remembered, at most."""
+def encoded(encoding: Encoding, events: Iterable[Event], selection: Selection) -> list[Any]:
+    """The parts that carry `events` to a subscriber of `selection`. Raises `Closed` as the
+    encoding does."""
+    parts: list[Any] = []
+    for event in events:
+        for selector in selection.matching(event.channel):
+            parts.append(encoding.event(event, selector))
+            if not encoding.per_selector:
+                break
+    return parts

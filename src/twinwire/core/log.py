@@ -30,6 +30,9 @@ _SEQ: Final = attrgetter("seq")
 _GONE: Final = Event("", b"", 0, 0, 0)
 """Stands where an evicted event was, in the part of a list that is about to be cut off."""
 
+OVERHEAD: Final = 64
+"""Bytes that a read counts for each event besides its data: about what a wire writes around it."""
+
 _SCAN: Final = 8
 """Others' events that a scan of the ring may visit for each event or channel of the reader's."""
 
@@ -53,7 +56,7 @@ class Stretch(NamedTuple):
 
 
 class _Channel:
-    """One channel: its events (from `first` on in the list), what it has lost, its newest by key."""
+    """One channel: its events (`first` and on in the list), what it has lost, its newest by key."""
 
     __slots__ = ("bytes", "events", "evicted", "first", "keys_lost", "latest", "name", "retention")
 
@@ -166,11 +169,12 @@ class Log:
     def read(self, selection: Selection, after: int, upto: int, limit: int) -> Stretch:
         """The selection's retained events after `after` up to and with `upto`, in order.
 
-        Stops once `limit` bytes are read (with at least one event), and then `reached` is the last
-        event's `seq`, otherwise `upto`. What was lost in between `evicted` tells.
+        Stops once `limit` bytes are read (with at least one event, and each counted with its
+        `OVERHEAD`), and then `reached` is the last event's `seq`, otherwise `upto`. What was lost
+        in between `evicted` tells.
         """
         if after >= upto:
-            return Stretch([], max(after, upto))
+            return Stretch([], after)
         return _take(self._after(after, self._select(selection)), upto, limit)
 
     def read_latest(self, selection: Selection, after: int, upto: int, limit: int) -> Stretch:
@@ -179,6 +183,8 @@ class Log:
         Limits and `reached` are as for `read`. An event newer than `upto` is left out, and so are
         the older ones of its key, which it supersedes.
         """
+        if after >= upto:
+            return Stretch([], after)
         changed: list[Event] = []
         for channel in self._select(selection).values():
             for event in reversed(channel.latest.values()):
@@ -356,8 +362,8 @@ def _take(events: Iterable[Event], upto: int, limit: int) -> Stretch:
     for event in events:
         if event.seq > upto:
             break
-        if size >= limit:
+        if taken and size >= limit:
             return Stretch(taken, taken[-1].seq)
         taken.append(event)
-        size += len(event.data)
+        size += len(event.data) + OVERHEAD
     return Stretch(taken, upto)

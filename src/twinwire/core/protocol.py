@@ -159,10 +159,16 @@ class UnsubscribePush(Struct, omit_defaults=True):
     reason: str = ""
 
 
+class SubscribePush(Struct, omit_defaults=True):
+    """A subscription that the server has made."""
+
+
 class Push(Struct, omit_defaults=True):
-    """What a client is told unasked. Publications are written by the wires themselves."""
+    """What a client is told unasked. Events are written by the wires themselves."""
 
     channel: str = ""
+    pub: Publication | None = None
+    subscribe: SubscribePush | None = None
     unsubscribe: UnsubscribePush | None = None
 
 

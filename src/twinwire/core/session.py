@@ -1,10 +1,12 @@
 """One WebSocket client's conversation: commands in, effects out.
 
 1. The first command is `connect`, within the connect timeout. A second one ends the session.
-2. `receive` decides at once and records the decision; the outside carries the effects out in
-   their order and comes back with what they gave (`connected`, `subscribed`, `refused`, …).
+2. A command is decided when those before it have been carried out: the outside takes an effect,
+   carries it out, comes back with what it gave (`connected`, `subscribed`, `refused`, …), and only
+   then takes the next one. So commands that share a frame mean what they would mean one by one.
 3. A command with an id is answered once: with its result or with an error.
-4. A command without an id that is no `send` is a pong. It must have been asked for.
+4. A command without an id that is no `send` is a pong. It must have been asked for, and answers
+   the oldest ping that is open.
 5. Time is an argument, in seconds of any steady clock; `beat` wants to be called about once a
    second.
 6. After `Close` nothing more comes out.
@@ -12,19 +14,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
+from twinwire.core.effects import (
+    Call,
+    Close,
+    Connect,
+    Effect,
+    History,
+    Notify,
+    Publish,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
 from twinwire.core.event import Position, check_channel, check_selector
-from twinwire.core.feed import Feed, Mode
+from twinwire.core.feed import PACE_MAX, Feed, Mode
 from twinwire.core.grants import Grants
 from twinwire.core.protocol import (
     Command,
-    ConnectRequest,
     ConnectResult,
     Empty,
     Error,
@@ -33,6 +47,7 @@ from twinwire.core.protocol import (
     Push,
     Reply,
     RpcResult,
+    SubscribePush,
     SubscribeRequest,
     SubscribeResult,
     UnsubscribePush,
@@ -47,80 +62,6 @@ from twinwire.errors import (
 )
 
 
-class Send(NamedTuple):
-    """Write `reply` to the client."""
-
-    reply: Reply
-
-
-class Close(NamedTuple):
-    """End the connection."""
-
-    reason: CloseReason
-
-
-class Connect(NamedTuple):
-    """Find out who this is and what it may do; then `connected` or `refused`."""
-
-    id: int
-    request: ConnectRequest
-
-
-class Subscribe(NamedTuple):
-    """Add the selector to the feed; then `subscribed`."""
-
-    id: int
-    selector: str
-    mode: Mode
-    since: Position | None
-    recovering: bool
-    strict: bool
-    """Whether a position that cannot be recovered is an error (112)."""
-
-
-class Unsubscribe(NamedTuple):
-    """Drop the selector from the feed; then `unsubscribed`."""
-
-    id: int
-    selector: str
-
-
-class Publish(NamedTuple):
-    """Publish; then `published` or `refused`."""
-
-    id: int
-    channel: str
-    data: Raw
-
-
-class Call(NamedTuple):
-    """Call a command; then `answered` or `refused`."""
-
-    id: int
-    method: str
-    data: Raw
-
-
-class Notify(NamedTuple):
-    """Give the application a message that wants no answer."""
-
-    data: Raw
-
-
-class History(NamedTuple):
-    """Read a channel's past; then `remembered`. A `limit` of 0 asks for the head alone, of -1 for
-    all."""
-
-    id: int
-    channel: str
-    limit: int
-    since: Position | None
-    reverse: bool
-
-
-Effect = Send | Close | Connect | Subscribe | Unsubscribe | Publish | Call | Notify | History
-
-
 class Limits(NamedTuple):
     """What a session is bound by; times in seconds."""
 
@@ -129,6 +70,8 @@ class Limits(NamedTuple):
     ping: float
     pong_timeout: float
     connect_timeout: float
+    rate: int
+    """Commands in a second, and at once."""
 
 
 class _State(Enum):
@@ -142,15 +85,16 @@ class _Options(msgspec.Struct):
     """What a subscribe request's `data` may say to us."""
 
     mode: str = Mode.EVERY.value
+    max_age: Annotated[int, msgspec.Meta(ge=0, le=PACE_MAX)] = 0
 
 
 class Session:
-    """The state of one conversation. The feed is its subscriptions."""
+    """The state of one conversation. The feeds are its subscriptions."""
 
     def __init__(
         self,
         client: str,
-        feed: Feed,
+        feeds: Sequence[Feed],
         limits: Limits,
         version: str,
         *,
@@ -160,37 +104,40 @@ class Session:
         """`first_ping` is the time until the first ping, spread so that clients who came together
         are not pinged together."""
         self.client = client
-        self.feed = feed
+        self.feeds = feeds
         self.grants = Grants()
         self._limits = limits
         self._version = version
         self._state = _State.NEW
         self._in_flight = 0
+        self._allowance = float(limits.rate)
+        self._last = now
         self._connect_by = now + limits.connect_timeout
         self._next_ping = now + first_ping
-        self._pong_by: float | None = None
+        self._pongs_by: deque[float] = deque()
 
-    def receive(self, commands: Iterable[Command]) -> list[Effect]:
-        """What follows from one frame's commands."""
-        effects: list[Effect] = []
+    def receive(self, commands: Iterable[Command], now: float) -> Iterator[Effect]:
+        """What follows from one frame's commands; see rule 2."""
+        rate = self._limits.rate
+        self._allowance = min(rate, self._allowance + (now - self._last) * rate)
+        self._last = now
         for command in commands:
             if self._state is _State.CLOSED:
-                break
+                return
             try:
-                effects.append(self._command(command))
+                yield self._command(command)
             except CommandError as error:
-                effects.append(Send(refusal(command.id, error)))
+                yield Send(refusal(command.id, error))
             except _Pong:
                 continue
             except _Bad:
-                effects.append(self.close(CloseReason.BAD_REQUEST))
-        return effects
+                yield self.close(CloseReason.BAD_REQUEST)
 
     def _command(self, command: Command) -> Effect:
         if command.id == 0 and command.send is None:
-            if self._pong_by is None:
+            if not self._pongs_by:
                 raise _Bad
-            self._pong_by = None
+            self._pongs_by.popleft()
             raise _Pong
         if self._state is _State.NEW:
             if command.connect is None:
@@ -199,6 +146,15 @@ class Session:
             return Connect(command.id, command.connect)
         if command.connect is not None or self._state is not _State.OPEN:
             raise _Bad
+        self._allowance -= 1
+        if self._allowance < 0:
+            self._allowance = 0
+            if command.send is not None:
+                # It has no id and so cannot be answered with an error.
+                return self.close(CloseReason.TOO_MANY_REQUESTS)
+            raise Refusal.TOO_MANY_REQUESTS.error(
+                f"too many requests: {self._limits.rate} a second (commands_per_second)"
+            )
         if command.subscribe is not None:
             return self._subscribe(command.id, command.subscribe)
         if command.unsubscribe is not None:
@@ -234,9 +190,9 @@ class Session:
             check_selector(selector)
         except BadChannel as error:
             raise Refusal.BAD_REQUEST.error(str(error)) from None
-        if selector in self.feed.selection:
+        if any(selector in feed.selection for feed in self.feeds):
             raise Refusal.ALREADY_SUBSCRIBED.error()
-        if len(self.feed.selection) >= self._limits.channels:
+        if sum(len(feed.selection) for feed in self.feeds) >= self._limits.channels:
             raise Refusal.LIMIT_EXCEEDED.error(
                 f"limit exceeded: {self._limits.channels} channels (channels_per_connection)"
             )
@@ -244,13 +200,18 @@ class Session:
             raise Refusal.PERMISSION_DENIED.error()
         try:
             options = msgspec.json.decode(bytes(request.data) or b"{}", type=_Options | None)
-            mode = Mode(options.mode) if options else Mode.EVERY
-        except ValueError:
+            options = options or _Options()
+            mode = Mode(options.mode)
+            if options.max_age and mode is not Mode.LATEST:
+                raise ValueError
+        except (ValueError, RecursionError):
             raise Refusal.BAD_REQUEST.error(
-                'bad request: the data of subscribe may be {"mode":"every"} or {"mode":"latest"}'
+                'bad request: the data of subscribe may be {"mode":"every"}, {"mode":"latest"} or '
+                '{"mode":"latest","max_age":MS}'
             ) from None
         since = _position(request.epoch, request.offset) if request.recover else None
-        return Subscribe(id, selector, mode, since, request.recover, bool(request.flag & 2))
+        strict = bool(request.flag & 2)
+        return Subscribe(id, selector, mode, since, request.recover, options.max_age, strict)
 
     def _history(self, id: int, request: HistoryRequest) -> History:
         _check(request.channel)
@@ -315,8 +276,27 @@ class Session:
         """A publish or a call has failed."""
         return self._end(refusal(id, error))
 
+    def streaming(self, id: int, channel: str) -> list[Effect]:
+        """A command answers with a stream: publications of a channel that only this client has."""
+        if self._state is _State.CLOSED:
+            return []
+        answer = RpcResult(Raw(msgspec.json.encode({"stream": channel})))
+        opening = Push(channel=channel, subscribe=SubscribePush())
+        return [Send(Reply(id=id, rpc=answer)), Send(Reply(push=opening))]
+
+    def streamed(self, channel: str, data: Raw) -> list[Effect]:
+        """The next message of a stream."""
+        if self._state is _State.CLOSED:
+            return []
+        return [Send(Reply(push=Push(channel=channel, pub=Publication(data))))]
+
+    def stream_ended(self, channel: str, why: Unsubscribed, detail: str = "") -> list[Effect]:
+        """A stream is at its end, or has failed."""
+        push = UnsubscribePush(why.code, detail or why.text)
+        return self._end(Reply(push=Push(channel=channel, unsubscribe=push)))
+
     def notified(self) -> list[Effect]:
-        """The application has taken a message."""
+        """Something without an answer is done: a message, or a stream that the client left."""
         self._in_flight -= 1
         return []
 
@@ -335,11 +315,13 @@ class Session:
             return []
         if self._state is not _State.OPEN:
             return [self.close(CloseReason.STALE)] if now >= self._connect_by else []
-        if self._pong_by is not None and now >= self._pong_by:
+        if self._pongs_by and now >= self._pongs_by[0]:
             return [self.close(CloseReason.NO_PONG)]
         if now >= self._next_ping:
-            self._next_ping = max(self._next_ping + self._limits.ping, now)
-            self._pong_by = now + self._limits.pong_timeout
+            due = self._next_ping + self._limits.ping
+            # After a beat that was very late there is nothing to catch up with.
+            self._next_ping = due if due > now else now + self._limits.ping
+            self._pongs_by.append(now + self._limits.pong_timeout)
             return [Send(Reply())]
         return []
 

@@ -8,22 +8,33 @@ pyproject.toml holds uvicorn to a tested range. What we add here:
 2. The sink writes to the transport. It is open only after the response has really begun and while
    nothing between it and us recodes the body.
 3. `pause_writing` makes the sink full, `resume_writing` drains it, `connection_lost` ends it and so
-   wakes the task that waits for that; `shutdown` is told to the sink's owner before uvicorn acts.
+   wakes the task that waits for that. `shutdown` is told to the sink before uvicorn acts.
+4. What uvicorn gets wrong for us: a body of unknown length to an HTTP/1.0 client, pongs for one who
+   does not read them, and who ends a TCP connection after the closing handshake.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from twinwire.errors import CloseReason
 from twinwire.settings import Settings
 from twinwire.web.sink import EXTENSION, Sink
+
+_FILES_KEPT = 64
+"""Files that connections leave to everything else."""
+
+_CROWDED = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\n"
+    b"content-length: 43\r\nconnection: close\r\n\r\ntoo many connections (connections), retry.\n"
+)
 
 _LINGER = 1.0
 """Seconds that a connection which we end may take to read its last bytes."""
@@ -43,6 +54,9 @@ class _SocketSink(Sink):
         # The fan-out calls this once for each member and tick: nothing stands in between.
         self.write = transport.write  # type: ignore[method-assign]
 
+    def waiting(self) -> int:
+        return self._transport.get_write_buffer_size()
+
     def finish(self, data: bytes) -> None:
         self._transport.write(data)
         self._transport.close()
@@ -53,11 +67,12 @@ class _SocketSink(Sink):
 class _HttpSink(_SocketSink):
     """Writes chunks of a response body whose head uvicorn has written."""
 
-    __slots__ = ("_protocol", "_started")
+    __slots__ = ("_chunked", "_cycle", "_started")
 
-    def __init__(self, protocol: HttpProtocol) -> None:
+    def __init__(self, cycle: RequestResponseCycle, *, chunked: bool) -> None:
         super().__init__()
-        self._protocol = protocol
+        self._cycle = cycle
+        self._chunked = chunked
         self._started = False
 
     def see(self, message: Message) -> None:
@@ -67,12 +82,16 @@ class _HttpSink(_SocketSink):
             self._started = b"content-encoding" not in names
 
     def open(self) -> bool:
-        return self._started
+        return self._started and not self.gone
 
     def finish(self, data: bytes) -> None:
-        if self._protocol.scope["http_version"] != "1.0":
-            data += b"0\r\n\r\n"
-        super().finish(data)
+        super().finish(data + b"0\r\n\r\n" if self._chunked else data)
+
+    def lost(self) -> None:
+        # If the client has sent further requests already, uvicorn tells only the last of them.
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+        super().lost()
 
 
 class _WebSocketSink(_SocketSink):
@@ -85,30 +104,62 @@ class _WebSocketSink(_SocketSink):
         self._protocol = protocol
 
     def finish(self, data: bytes) -> None:
-        # `data` is a close frame. The client answers it and the connection ends; one that does not
-        # is cut off.
+        # `data` is a close frame. The client answers it, and uvicorn stops the timer and ends the
+        # connection; a client that does not is cut off.
+        protocol = self._protocol
         self._transport.write(data)
-        self._protocol.close_sent = True
-        asyncio.get_running_loop().call_later(_LINGER, self._transport.abort)
+        protocol.close_sent = True
+        protocol.close_timer = protocol.loop.call_later(_LINGER, self._transport.abort)
+        if protocol.read_paused:
+            protocol.read_paused = False
+            self._transport.resume_reading()
 
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 over httptools, with a sink."""
 
     sink: _HttpSink | None = None
+    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _tune(transport, self.app_state["twinwire.settings"])
+        settings: Settings = self.app_state["twinwire.settings"]
+        _tune(transport, settings)
+        if len(self.connections) > (settings.connections or _files_left()):
+            transport.write(_CROWDED)
+            transport.close()
+            return
+        self._late = self.loop.call_later(settings.header_timeout, transport.abort)
         self.app = self._offering(self.app)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:
+            # A further request on this connection.
+            settings: Settings = self.app_state["twinwire.settings"]
+            self._late = self.loop.call_later(settings.header_timeout, self.transport.abort)
+
+    def on_headers_complete(self) -> None:
+        self._on_time()
+        super().on_headers_complete()
+
+    def _on_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _offering(self, app: ASGIApp) -> ASGIApp:
         async def offer(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 return await app(scope, receive, send)
-            sink = self.sink = _HttpSink(self)
+            # `send` is a method of what uvicorn calls the cycle of this request.
+            cycle = cast(Any, send).__self__
+            chunked = scope["http_version"] != "1.0"
+            sink = self.sink = _HttpSink(cycle, chunked=chunked)
             sink.attach(self.transport)
             scope.setdefault("extensions", {})[EXTENSION] = sink
+            if not chunked:
+                send = _unchunked(cycle)
 
             async def seen(message: Message) -> None:
                 sink.see(message)
@@ -129,20 +180,47 @@ class HttpProtocol(HttpToolsProtocol):
             self.sink.drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._on_time()
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.lost()
 
     def shutdown(self) -> None:
         if self.sink is not None:
-            self.sink.close(CloseReason.SHUTDOWN)
+            self.sink.shutdown()
         super().shutdown()
+
+
+@cache
+def _files_left() -> int:
+    """Connections that the limit of open files allows."""
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FILES_KEPT)
+
+
+def _unchunked(cycle: RequestResponseCycle) -> Send:
+    """uvicorn's `send` for a client of HTTP/1.0, which does not know chunks: where the length of a
+    body is not known, the end of the connection ends it (RFC 9112, section 6.3)."""
+    unknown = False
+
+    async def send(message: Message) -> None:
+        nonlocal unknown
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            unknown = b"content-length" not in names
+            if unknown:
+                cycle.chunked_encoding = False
+        elif unknown:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await cycle.send(cast(Any, message))
+
+    return send
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket over websockets' sans-I/O protocol, with a sink."""
 
     sink: _WebSocketSink | None = None
+    _pong = b""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -164,8 +242,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._pong:
+            self.transport.write(self._pong)
+            self._pong = b""
         if self.sink is not None:
             self.sink.drained()
+
+    def handle_ping(self) -> None:
+        pong = b"".join(self.conn.data_to_send())
+        if self.close_sent:
+            return
+        if self.writable.is_set():
+            self.transport.write(pong)
+        else:
+            # One who pings and does not read gets one answer (RFC 6455, section 5.5.3).
+            self._pong = pong
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -173,9 +264,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.sink.lost()
 
     def shutdown(self) -> None:
-        if self.sink is not None and self.sink.on_close is not None:
-            self.sink.close(CloseReason.SHUTDOWN)
-        else:
+        if self.sink is not None:
+            self.sink.shutdown()
+        # With a close frame sent, the client has until the timer to answer it.
+        if not self.close_sent:
             super().shutdown()
 
 

@@ -133,7 +133,8 @@ class Api:
         if given is None:
             scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
             given = credentials.strip() if scheme.lower() == "apikey" else ""
-        return hmac.compare_digest(given.encode(), self._key)
+        # A header's text is its bytes in this encoding.
+        return hmac.compare_digest(given.encode("latin-1"), self._key)
 
     async def _publish(self, request: _Publish) -> Any:
         event = self._draft(request.channel, request)

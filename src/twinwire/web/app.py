@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.core.grants import Grants
 from twinwire.hub import Hub
+from twinwire.web.admission import Admission
 from twinwire.web.answers import answer
 from twinwire.web.api import Api
 from twinwire.web.sse import SseEndpoint
@@ -27,11 +28,12 @@ def build(hub: Hub) -> ASGIApp:
         return answer({})
 
     async def ready(request: Request) -> Response:
-        return answer({}, 200 if hub.running else 503)
+        return answer({}, 200 if hub.accepting else 503)
 
-    websocket = WebSocketEndpoint(hub, anonymous)
+    admission = Admission(hub)
+    websocket = WebSocketEndpoint(hub, anonymous, admission)
     routes: list[Route | WebSocketRoute] = [
-        Route("/sse", SseEndpoint(hub, anonymous)),
+        Route("/sse", SseEndpoint(hub, anonymous, admission)),
         Route("/api/{method}", Api(hub)),
         Route("/health", health),
         Route("/ready", ready),

@@ -1,8 +1,9 @@
 """Sinks: where the bytes for one connection go.
 
 1. `write` takes all it is given and never waits. `full` tells that the next write should wait for
-   `Hub.drained`, which the sink calls when it has room again.
-2. A sink ends once: by `close` from the hub's side, or by `lost` when the connection is gone.
+   `Fanout.drained`, which the sink calls when it has room again.
+2. A sink ends once: by `close` from the hub's side, or by `lost` when the connection is gone. That
+   may be before anybody has begun to write.
 
 `Sink` is what both kinds share. `SendSink`, here, works under every ASGI server. Our own server
 puts a kind into the scope that writes straight to the socket (`native`).
@@ -11,7 +12,7 @@ puts a kind into the scope that writes straight to the socket (`native`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import Scope
@@ -27,22 +28,26 @@ EXTENSION = "twinwire.sink"
 class Sink:
     """One connection's outlet. A kind of it overrides `write` and `finish`."""
 
-    __slots__ = ("_ended", "feed", "full", "hub", "on_close")
+    __slots__ = ("_ended", "_room", "feeds", "full", "gone", "hub", "on_close")
 
     def __init__(self) -> None:
         self.full = False
+        self.gone = False
         self.hub: Hub | None = None
-        self.feed: Feed | None = None
+        self.feeds: Sequence[Feed] = ()
         self.on_close: Callable[[CloseReason], None] | None = None
         self._ended: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
 
-    def bind(self, hub: Hub, feed: Feed, on_close: Callable[[CloseReason], None]) -> None:
+    def bind(
+        self, hub: Hub, feeds: Sequence[Feed], on_close: Callable[[CloseReason], None]
+    ) -> None:
         """Say whose outlet this is, and who says farewell (by `finish`) when the hub ends it."""
-        self.hub, self.feed, self.on_close = hub, feed, on_close
+        self.hub, self.feeds, self.on_close = hub, feeds, on_close
 
     def open(self) -> bool:
         """Whether writing may begin: the response has started, and nothing recodes it."""
-        return True
+        return not self.gone
 
     def write(self, data: Any) -> None:
         """Take `data`."""
@@ -52,32 +57,60 @@ class Sink:
         """Take the last bytes and end the connection once they are out."""
         raise NotImplementedError
 
+    def waiting(self) -> int | None:
+        """How many bytes of what was written have not gone out yet."""
+        raise NotImplementedError
+
     def close(self, reason: CloseReason) -> None:
         """The hub ends this connection."""
-        if self.on_close is not None:
-            self.on_close(reason)
+        self._detach()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close(reason)
+
+    def shutdown(self) -> None:
+        """The server ends. The application hears of it only when all connections have ended."""
+        if self.hub is not None:
+            for feed in self.feeds:
+                self.hub.fanout.close(feed, CloseReason.SHUTDOWN)
 
     def drained(self) -> None:
         """There is room again."""
         self.full = False
-        if self.hub is not None and self.feed is not None:
-            self.hub.fanout.drained(self.feed)
+        _wake(self._room)
+        if self.hub is not None:
+            for feed in self.feeds:
+                self.hub.fanout.drained(feed)
 
     def lost(self) -> None:
         """The connection is gone."""
-        if self.hub is not None and self.feed is not None:
-            self.hub.fanout.detach(self.feed)
+        self.gone = True
+        self._detach()
         self.on_close = None
-        if self._ended is None:
-            self._ended = asyncio.get_running_loop().create_future()
-        if not self._ended.done():
-            self._ended.set_result(None)
+        _wake(self._room)
+        _wake(self._ended)
+
+    def _detach(self) -> None:
+        if self.hub is not None:
+            for feed in self.feeds:
+                self.hub.fanout.detach(feed)
+
+    async def room(self) -> None:
+        """Wait until there is room, or the connection is gone."""
+        while self.full and not self.gone:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
 
     async def ended(self) -> None:
         """Wait until the connection is gone."""
-        if self._ended is None:
+        if not self.gone:
             self._ended = asyncio.get_running_loop().create_future()
-        await self._ended
+            await self._ended
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 class SendSink(Sink):
@@ -98,8 +131,12 @@ class SendSink(Sink):
     def write(self, data: bytes) -> None:
         self._pending.append(data)
         self._size += len(data)
-        self.full = self._size > self._high
+        # Only `run` finds that there is room again: a write while it is sending must not hide it.
+        self.full = self.full or self._size > self._high
         self._arrived.set()
+
+    def waiting(self) -> int:
+        return self._size
 
     def finish(self, data: bytes) -> None:
         if data:

@@ -2,14 +2,17 @@
 
 Query: `channel` (a name or pattern, any number of them), `last_event_id` (a position, or
 `earliest`), `mode` (`every`, `latest`), `format` (`data`: just what was published; `event`: a JSON
-object with the channel and all), `heartbeat=event` (heartbeats that page code can see). The header
+object with the channel and all), `max_age` (with `mode=latest`: what is told is at most so many ms
+old, and told no more often), `heartbeat=event` (heartbeats that page code can see). The header
 `Last-Event-ID` goes before the parameter: after a reconnect it is the browser's newer knowledge.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,10 +21,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from twinwire.core.event import Position
-from twinwire.core.feed import Feed, Mode, Start
+from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
 from twinwire.core.grants import Grants
 from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
 from twinwire.hub import Hub, starting
+from twinwire.web.admission import Admission, Crowded, Ending
 from twinwire.web.answers import refusal
 from twinwire.web.sink import SendSink, Sink, native
 from twinwire.wires import sse
@@ -42,28 +46,40 @@ class _Wanted(NamedTuple):
     mode: Mode
     envelope: bool
     visible: bool
+    pace: int
 
 
 class SseEndpoint:
     """The ASGI endpoint."""
 
-    def __init__(self, hub: Hub, grants: Callable[[], Grants]) -> None:
+    def __init__(self, hub: Hub, grants: Callable[[], Grants], admission: Admission) -> None:
         self._hub = hub
         self._grants = grants
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._admission.admit(scope):
+                await self._serve(scope, receive, send)
+        except Ending as error:
+            response = refusal(Refusal.NOT_AVAILABLE.code, str(error), 503)
+            response.headers["Retry-After"] = "1"
+            await response(scope, receive, send)
+        except Crowded as error:
+            response = refusal(Refusal.LIMIT_EXCEEDED.code, str(error), 429)
+            await response(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         hub = self._hub
         if scope["method"] not in ("GET", "HEAD"):
             response = refusal(Refusal.BAD_REQUEST.code, "/sse answers GET", 405)
             response.headers["Allow"] = "GET, HEAD"
             return await response(scope, receive, send)
-        if not hub.running:
-            response = refusal(Refusal.NOT_AVAILABLE.code, "not running", 503)
-            return await response(scope, receive, send)
         try:
             wanted = _parse(request, hub.settings.channels_per_connection)
-            feed = Feed(sse.wire(envelope=wanted.envelope, chunked=False))
+            wire = sse.wire(envelope=wanted.envelope, chunked=False)
+            feed = Feed(wire, pace=wanted.pace, strict=hub.settings.closes_slow)
             feed.start(wanted.channels, wanted.mode, wanted.since, hub.log)
         except BadInput as error:
             response = refusal(Refusal.BAD_REQUEST.code, str(error), 400)
@@ -81,20 +97,31 @@ class SseEndpoint:
         if sink is not None and sink.open():
             feed.wire = sse.wire(envelope=wanted.envelope, chunked=scope["http_version"] != "1.0")
             stream = _Stream(hub, feed, sink, visible=wanted.visible)
-            stream.begin()
-            await sink.ended()
+            try:
+                stream.begin()
+                await sink.ended()
+            finally:
+                stream.end()
         else:
-            await _send_stream(hub, feed, wanted.visible, receive, send)
+            await _send_stream(hub, feed, sink, wanted.visible, receive, send)
 
 
-async def _send_stream(hub: Hub, feed: Feed, visible: bool, receive: Receive, send: Send) -> None:
-    """The stream through plain `send()`, for any ASGI server and through any middleware."""
+async def _send_stream(
+    hub: Hub, feed: Feed, ours: Sink | None, visible: bool, receive: Receive, send: Send
+) -> None:
+    """The stream through plain `send()`, for any ASGI server and through any middleware.
+
+    `ours` is our own server's sink that could not be used; it still tells of the server's end.
+    """
 
     async def pass_on(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
     sink = SendSink(pass_on, hub.settings.write_high)
-    _Stream(hub, feed, sink, visible=visible).begin()
+    if ours is not None:
+        ours.bind(hub, (feed,), sink.close)
+    stream = _Stream(hub, feed, sink, visible=visible)
+    stream.begin()
     writer = asyncio.create_task(sink.run())
     gone = asyncio.create_task(_disconnected(receive))
     try:
@@ -102,6 +129,7 @@ async def _send_stream(hub: Hub, feed: Feed, visible: bool, receive: Receive, se
         if writer.done() and writer.exception() is None:
             await send({"type": "http.response.body", "body": b""})
     finally:
+        stream.end()
         for task in (writer, gone):
             task.cancel()
         await asyncio.gather(writer, gone, return_exceptions=True)
@@ -115,15 +143,16 @@ async def _disconnected(receive: Receive) -> None:
 class _Stream:
     """A feed on its way through a sink: the first block, the heartbeats, the farewell."""
 
-    __slots__ = ("_beat", "_feed", "_hub", "_sink", "_visible")
+    __slots__ = ("_beat", "_ends", "_feed", "_hub", "_sink", "_visible")
 
     def __init__(self, hub: Hub, feed: Feed, sink: Sink, *, visible: bool) -> None:
         self._hub = hub
         self._feed = feed
         self._sink = sink
         self._visible = visible
+        self._ends = ends(hub)
         feed.sink = sink
-        sink.bind(hub, feed, self._close)
+        sink.bind(hub, (feed,), self._close)
 
     def begin(self) -> None:
         """Write the priming block and let the hub write what follows."""
@@ -135,13 +164,18 @@ class _Stream:
         period = self._hub.settings.heartbeat
         self._schedule(period * (0.5 + 0.5 * random.random()))
 
+    def end(self) -> None:
+        """The connection is gone."""
+        self._beat.cancel()
+        self._hub.fanout.detach(self._feed)
+
     def _schedule(self, delay: float) -> None:
         self._beat = asyncio.get_running_loop().call_later(delay, self._heartbeat)
 
     def _heartbeat(self) -> None:
         hub, feed, sink = self._hub, self._feed, self._sink
-        if feed not in hub.fanout.feeds:
-            return
+        if time.monotonic() >= self._ends:
+            return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
             sink.write(feed.wire.join([block]))
@@ -150,6 +184,12 @@ class _Stream:
     def _close(self, reason: CloseReason) -> None:
         self._beat.cancel()
         self._sink.finish(self._feed.wire.join([sse.farewell(reason, _retry(self._hub))]))
+
+
+def ends(hub: Hub) -> float:
+    """When a stream that begins now is told to come back, by the monotonic clock."""
+    lifetime = hub.settings.lifetime
+    return time.monotonic() + lifetime * (0.9 + 0.2 * random.random()) if lifetime else math.inf
 
 
 def _retry(hub: Hub) -> int:
@@ -168,7 +208,8 @@ def _parse(request: Request, channels_max: int) -> _Wanted:
             f"{len(channels)} channels, and at most {channels_max} are allowed "
             "(channels_per_connection)"
         )
-    modes, formats = [mode.value for mode in Mode], ["data", "event"]
+    mode = Mode(_one_of(query, "mode", [mode.value for mode in Mode]))
+    formats = ["data", "event"]
     since: Position | Start
     header = request.headers.get("last-event-id")
     if header:
@@ -183,10 +224,22 @@ def _parse(request: Request, channels_max: int) -> _Wanted:
     return _Wanted(
         channels,
         since,
-        Mode(_one_of(query, "mode", modes)),
+        mode,
         _one_of(query, "format", formats) == "event",
         _one_of(query, "heartbeat", ["id", "event"]) == "event",
+        _pace(query, mode),
     )
+
+
+def _pace(query: QueryParams, mode: Mode) -> int:
+    text = query.get("max_age")
+    if text is None:
+        return 0
+    if mode is not Mode.LATEST:
+        raise BadInput("max_age goes with mode=latest: only the newest of each key can be paced")
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= PACE_MAX):
+        raise BadInput(f"max_age={text[:64]!r} is not a number of ms from 1 to {PACE_MAX}")
+    return int(text)
 
 
 def _one_of(query: QueryParams, name: str, choices: list[str]) -> str:

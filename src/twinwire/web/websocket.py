@@ -8,17 +8,20 @@ pings nor the others; all else is done at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from typing import Any, cast
 from uuid import uuid4
 
+from msgspec import Raw
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from twinwire.commands import Caller
+from twinwire.core import effects as wants
 from twinwire.core import session as core
 from twinwire.core.event import Event, Publisher, draft
 from twinwire.core.feed import Feed
@@ -27,34 +30,49 @@ from twinwire.core.protocol import HistoryResult, Publication, Reply
 from twinwire.errors import (
     BadFrame,
     BadInput,
-    BrokerError,
     Closed,
     CloseReason,
     CommandError,
-    NotRunning,
     Refusal,
+    Unsubscribed,
 )
 from twinwire.hub import Hub
 from twinwire.version import __version__
+from twinwire.web.admission import Admission, Crowded, Ending
 from twinwire.web.sink import SendSink, Sink, native
+from twinwire.web.sse import ends
 from twinwire.wires import centrifuge_json as codec
 from twinwire.wires import frame
 
 _log = logging.getLogger("twinwire")
 
+_REPLY_BYTES = 16 * 1024
+"""Bytes of replies after which they are written. While they do not go out the client's further
+commands wait: one that asks and does not read must not fill our memory."""
+
 
 class WebSocketEndpoint:
     """The ASGI endpoint."""
 
-    def __init__(self, hub: Hub, grants: Callable[[], Grants]) -> None:
+    def __init__(self, hub: Hub, grants: Callable[[], Grants], admission: Admission) -> None:
         self._hub = hub
         self._grants = grants
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hub = self._hub
         await receive()
-        if not hub.running:
-            return await send({"type": "websocket.close", "code": 1013})
+        try:
+            with self._admission.admit(scope):
+                await self._serve(scope, receive, send)
+        except Ending as error:
+            await _refuse_handshake(scope, send, str(error))
+        except Crowded:
+            reason = CloseReason.CONNECTION_LIMIT
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": reason.code, "reason": reason.text})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hub = self._hub
         offered = scope.get("subprotocols") or []
         chosen = "centrifuge-json" if "centrifuge-json" in offered else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
@@ -111,25 +129,30 @@ class _Conversation:
             settings.ping,
             settings.pong_timeout,
             settings.connect_timeout,
+            settings.commands_per_second,
         )
+        self._ends = ends(hub)
         self.reason: CloseReason | None = None
         self._hub = hub
         self._sink = sink
         self._wire = wire
         self._grants = grants
-        self._feed = Feed(wire, sink)
+        self._feed = self._new_feed()
+        # The first feed has all subscriptions but the paced ones, which have one each.
+        self._feeds = [self._feed]
+        self._streams: dict[str, asyncio.Task[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # Pings are spread over the second half of the period: clients who came together are not
         # served together for ever.
         self._session = core.Session(
             str(uuid4()),
-            self._feed,
+            self._feeds,
             limits,
             f"twinwire {__version__}",
             now=time.monotonic(),
             first_ping=settings.ping * (0.5 + 0.5 * random.random()),
         )
-        sink.bind(hub, self._feed, self._close)
+        sink.bind(hub, self._feeds, self._close)
 
     async def run(self, receive: Receive) -> None:
         """Take the client's messages until it is gone."""
@@ -143,16 +166,22 @@ class _Conversation:
                 except BadFrame:
                     self._carry_out([self._session.close(CloseReason.BAD_REQUEST)])
                 else:
-                    self._carry_out(self._session.receive(commands))
+                    effects = self._session.receive(commands, time.monotonic())
+                    while not self._carry_out(effects) and not self._sink.gone:
+                        await self._sink.room()
         finally:
             self._beating.cancel()
-            self._hub.fanout.detach(self._feed)
+            for feed in self._feeds:
+                self._hub.fanout.detach(feed)
             for task in list(self._tasks):
                 task.cancel()
 
     def _beat(self) -> None:
         self._beating = asyncio.get_running_loop().call_later(1, self._beat)
-        self._carry_out(self._session.beat(time.monotonic()))
+        now = time.monotonic()
+        if now >= self._ends:
+            return self._hub.fanout.close(self._feed, CloseReason.FORCE_RECONNECT)
+        self._carry_out(self._session.beat(now))
 
     def _close(self, reason: CloseReason) -> None:
         """The hub ends the connection, or the session does."""
@@ -163,61 +192,92 @@ class _Conversation:
             framed = self._wire.framed
             self._sink.finish(frame.close(reason.code, reason.text) if framed else b"")
 
-    def _carry_out(self, effects: Iterable[core.Effect]) -> None:
+    def _carry_out(self, effects: Iterable[wants.Effect]) -> bool:
+        """Take effects and carry them out until there are no more, or the client has enough to
+        read for now; returns whether there are no more."""
         replies: list[bytes] = []
+        size = 0
         for effect in effects:
             try:
-                replies += [codec.encode(reply) for reply in self._effect(effect)]
+                said = [codec.encode(reply) for reply in self._effect(effect)]
             except CommandError as error:
-                refused = core.refusal(getattr(effect, "id", 0), error)
-                replies.append(codec.encode(refused))
+                said = [codec.encode(core.refusal(getattr(effect, "id", 0), error))]
             except Closed as closed:
                 self._write(replies)
-                replies = []
                 self._hub.fanout.close(self._feed, closed.reason)
+                return True
+            replies += said
+            size += sum(map(len, said))
+            if size > _REPLY_BYTES:
+                self._write(replies)
+                replies, size = [], 0
+                if self._sink.full:
+                    return False
         self._write(replies)
+        return not (replies and self._sink.full)
 
     def _write(self, replies: list[bytes]) -> None:
         if replies and self.reason is None:
             self._sink.write(self._wire.join(replies))
 
-    def _effect(self, effect: core.Effect) -> list[Reply]:
+    def _effect(self, effect: wants.Effect) -> list[Reply]:
         """Carry out one effect and return what is to be said now. Raises `Closed` to end."""
         session, hub = self._session, self._hub
         match effect:
-            case core.Send(reply):
+            case wants.Send(reply):
                 return [reply]
-            case core.Close(reason):
+            case wants.Close(reason):
                 raise Closed(reason)
-            case core.Connect(id, _):
+            case wants.Connect(id, _):
                 return _said(session.connected(id, self._grants()))
-            case core.Subscribe():
+            case wants.Subscribe():
                 return self._subscribe(effect)
-            case core.Unsubscribe(id, selector):
-                if selector in self._feed.selection:
-                    hub.fanout.unsubscribe(self._feed, (selector,))
+            case wants.Unsubscribe(id, selector):
+                for feed in self._feeds:
+                    if selector in feed.selection:
+                        hub.fanout.unsubscribe(feed, (selector,))
+                if selector in self._streams:
+                    self._streams.pop(selector).cancel()
                 return _said(session.unsubscribed(id))
-            case core.Publish():
+            case wants.Publish():
                 self._start(effect.id, self._publish(effect))
-            case core.Call():
+            case wants.Call():
                 self._start(effect.id, self._call(effect))
-            case core.Notify(data):
+            case wants.Notify(data):
                 self._start(0, self._notify(bytes(data)))
-            case core.History():
+            case wants.History():
                 return self._history(effect)
         return []
 
-    def _subscribe(self, effect: core.Subscribe) -> list[Reply]:
+    def _subscribe(self, effect: wants.Subscribe) -> list[Reply]:
         strict = effect.recovering and effect.strict
         if strict and not self._hub.holds(effect.selector, effect.since):
             raise Refusal.UNRECOVERABLE_POSITION.error()
-        recovery = self._hub.fanout.subscribe(self._feed, effect.selector, effect.mode, effect.since)
+        feed = self._paced_feed(effect.pace) if effect.pace else self._feed
+        recovery = self._hub.fanout.subscribe(feed, effect.selector, effect.mode, effect.since)
         missed = self._publications(recovery.events, effect.selector)
         return _said(self._session.subscribed(effect, missed, recovery.recovered, recovery.start))
 
-    def _history(self, effect: core.History) -> list[Reply]:
+    def _new_feed(self, pace: int = 0) -> Feed:
+        return Feed(self._wire, self._sink, pace=pace, strict=self._hub.settings.closes_slow)
+
+    def _paced_feed(self, pace: int) -> Feed:
+        for feed in self._feeds[1:]:
+            if not feed.selection:
+                self._hub.fanout.detach(feed)
+                self._feeds.remove(feed)
+        feed = self._new_feed(pace)
+        self._feeds.append(feed)
+        self._hub.fanout.attach(feed)
+        return feed
+
+    def _history(self, effect: wants.History) -> list[Reply]:
         past = self._hub.history(
-            effect.channel, limit=effect.limit, since=effect.since, reverse=effect.reverse
+            effect.channel,
+            limit=effect.limit,
+            since=effect.since,
+            reverse=effect.reverse,
+            max_bytes=self._hub.settings.read_bytes,
         )
         publications = self._publications(past.events, effect.channel)
         result = HistoryResult(publications, str(past.head.epoch), past.head.seq)
@@ -226,35 +286,60 @@ class _Conversation:
     def _publications(self, events: Iterable[Event], selector: str) -> list[Publication]:
         return [codec.publication(event, selector) for event in events]
 
-    def _start(self, id: int, work: Coroutine[Any, Any, list[core.Effect]]) -> None:
+    def _start(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
         task = asyncio.create_task(self._finish(id, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, id: int, work: Coroutine[Any, Any, list[core.Effect]]) -> None:
+    async def _finish(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
         try:
             effects = await work
         except CommandError as error:
             effects = self._session.refused(id, error)
         except BadInput as error:
             effects = self._session.refused(id, Refusal.BAD_REQUEST.error(f"bad request: {error}"))
-        except (BrokerError, NotRunning):
+        except Exception:  # noqa: BLE001 (whatever it is, the client gets an answer)
             _log.exception("a client's command failed")
             effects = self._session.refused(id, Refusal.INTERNAL.error())
         self._carry_out(effects)
 
-    async def _publish(self, effect: core.Publish) -> list[core.Effect]:
+    async def _publish(self, effect: wants.Publish) -> list[wants.Effect]:
         limit = self._hub.settings.event_max_bytes
         event = draft(effect.channel, effect.data, max_bytes=limit, publisher=self._publisher())
         await self._hub.append([event])
         return self._session.published(effect.id)
 
-    async def _call(self, effect: core.Call) -> list[core.Effect]:
+    async def _call(self, effect: wants.Call) -> list[wants.Effect]:
         caller = Caller(self._session.client)
-        data = await self._hub.commands.call(effect.method, effect.data, caller)
-        return self._session.answered(effect.id, data)
+        answer = await self._hub.commands.call(effect.method, effect.data, caller)
+        if isinstance(answer, Raw):
+            return self._session.answered(effect.id, answer)
+        async with contextlib.aclosing(answer):
+            return await self._stream(effect.id, answer)
 
-    async def _notify(self, data: bytes) -> list[core.Effect]:
+    async def _stream(self, id: int, answer: AsyncGenerator[Raw]) -> list[wants.Effect]:
+        """Write each message of `answer` when the socket has room."""
+        session, sink = self._session, self._sink
+        channel = f"stream:{session.client}:{id}"
+        task = self._streams[channel] = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._carry_out(session.streaming(id, channel))
+        try:
+            async for data in answer:
+                await sink.room()
+                self._carry_out(session.streamed(channel, data))
+        except CommandError as error:
+            return session.stream_ended(channel, Unsubscribed.STREAM_FAILED, error.message)
+        except asyncio.CancelledError:
+            if channel in self._streams:
+                raise
+            # The client has unsubscribed from the stream, and no more than that.
+            task.uncancel()
+            return session.notified()
+        finally:
+            self._streams.pop(channel, None)
+        return session.stream_ended(channel, Unsubscribed.STREAM_END)
+
+    async def _notify(self, data: bytes) -> list[wants.Effect]:
         try:
             if self._hub.on_message is not None:
                 await self._hub.on_message(Caller(self._session.client), data)
@@ -266,8 +351,17 @@ class _Conversation:
         return Publisher(client=self._session.client)
 
 
-def _said(effects: Iterable[core.Effect]) -> list[Reply]:
-    return [effect.reply for effect in effects if isinstance(effect, core.Send)]
+async def _refuse_handshake(scope: Scope, send: Send, text: str) -> None:
+    """Answer 503 instead of opening the WebSocket: the client tries again later."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        return await send({"type": "websocket.close", "code": 1013, "reason": text})
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"1")]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": text.encode() + b"\n"})
+
+
+def _said(effects: Iterable[wants.Effect]) -> list[Reply]:
+    return [effect.reply for effect in effects if isinstance(effect, wants.Send)]
 
 
 def _wants_protobuf(scope: Scope, offered: list[str]) -> bool:

@@ -35,7 +35,11 @@ def decode(text: str | bytes) -> list[Command]:
 
 
 def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    if isinstance(text, str):
+        return text.encode()
+    # Raw data is passed on unread: what is not UTF-8 would break every subscriber's text frames.
+    text.decode()
+    return text
 
 
 def encode(reply: Reply) -> bytes:
@@ -72,6 +76,7 @@ class _Encoding:
     """Writes one event as one push. Each subscription gets its own, under its own name."""
 
     per_selector = True
+    separator = b"\n"
 
     def event(self, event: Event, selector: str) -> bytes:
         """The push of `event` to a subscriber of `selector`. Raises `Closed` as `publication`."""

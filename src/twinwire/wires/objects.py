@@ -10,6 +10,7 @@ from twinwire.core.feed import Gap
 
 class _Encoding:
     per_selector = False
+    separator = b""
 
     def event(self, event: Event, selector: str) -> Event:
         return event

@@ -33,6 +33,7 @@ class SseEncoding:
     """Writes one event as one block. Control fields come from checked values (no line ends)."""
 
     per_selector = False
+    separator = b""
 
     def __init__(self, *, envelope: bool) -> None:
         """`envelope` chooses format `event` over format `data`."""
