@@ -67,12 +67,12 @@ class Kind(Enum):
     BYTES = "bytes"
 
 
-class Publisher(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Publisher(msgspec.Struct, frozen=True, gc=False):
     """The client that published an event over its connection."""
 
     user: str = ""
     client: str = ""
-    conn_info: msgspec.Raw = msgspec.Raw()
+    conn_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):

@@ -251,8 +251,9 @@ class Lanes:
             parts: list[Any] = []
             broken = None
             if lost:
-                positions = (Position(log.epoch, seq) for seq in (begin, max(lost.values())))
-                parts.append(wire.gap(Gap(*positions, Why.EVICTED, tuple(lost))))
+                end = Position(log.epoch, max(lost.values()))
+                gap = Gap(Position(log.epoch, begin), end, Why.EVICTED, tuple(lost))
+                parts.append(wire.gap(gap))
                 broken = None if wire.resumes else CloseReason.INSUFFICIENT
             try:
                 parts += encoded(wire.encoding, events, selection)

@@ -104,15 +104,9 @@ class _WebSocketSink(_SocketSink):
         self._protocol = protocol
 
     def finish(self, data: bytes) -> None:
-        # `data` is a close frame. The client answers it, and uvicorn stops the timer and ends the
-        # connection; a client that does not is cut off.
-        protocol = self._protocol
+        # `data` is a close frame.
         self._transport.write(data)
-        protocol.close_sent = True
-        protocol.close_timer = protocol.loop.call_later(_LINGER, self._transport.abort)
-        if protocol.read_paused:
-            protocol.read_paused = False
-            self._transport.resume_reading()
+        self._protocol.linger()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -220,7 +214,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket over websockets' sans-I/O protocol, with a sink."""
 
     sink: _WebSocketSink | None = None
-    _pong = b""
+    _pongs = b""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -242,21 +236,47 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._pong:
-            self.transport.write(self._pong)
-            self._pong = b""
+        if self._pongs:
+            self.transport.write(self._pongs)
+            self._pongs = b""
         if self.sink is not None:
             self.sink.drained()
 
     def handle_ping(self) -> None:
-        pong = b"".join(self.conn.data_to_send())
-        if self.close_sent:
+        # The first of several pings that came together finds the pongs of all of them.
+        pongs = b"".join(self.conn.data_to_send())
+        if self.close_sent or not pongs:
             return
         if self.writable.is_set():
-            self.transport.write(pong)
+            self.transport.write(pongs)
         else:
-            # One who pings and does not read gets one answer (RFC 6455, section 5.5.3).
-            self._pong = pong
+            # One who pings and does not read gets the last answer (RFC 6455, section 5.5.3).
+            self._pongs = pongs
+
+    def handle_parser_exception(self) -> None:
+        if self.close_sent:
+            return  # and what still comes is thrown away
+        closing = self.conn.close_sent
+        assert closing is not None
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": closing.code, "reason": closing.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write_eof()
+        self.linger()
+
+    def linger(self) -> None:
+        """With a close frame sent, read on until the client has answered it and uvicorn ends the
+        connection, or the client does; one that does neither is cut off.
+
+        Ending it at once would answer what the client is still sending by a reset, and that takes
+        our close frame away from it.
+        """
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(_LINGER, self.transport.abort)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

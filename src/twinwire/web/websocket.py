@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, cast
@@ -287,9 +288,10 @@ class _Conversation:
         return [codec.publication(event, selector) for event in events]
 
     def _start(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
-        task = asyncio.create_task(self._finish(id, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = _begin(self._finish(id, work))
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _finish(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
         try:
@@ -349,6 +351,15 @@ class _Conversation:
 
     def _publisher(self) -> Publisher:
         return Publisher(client=self._session.client)
+
+
+def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that has begun already where Python can do that: an answer that waits for nothing is
+    then written at once, and not after a turn of the loop, which under load is a slice later."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    else:
+        return asyncio.create_task(work)
 
 
 async def _refuse_handshake(scope: Scope, send: Send, text: str) -> None:
