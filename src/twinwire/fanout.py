@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position
-from twinwire.core.feed import Feed, Mode, Recovery, subscribe
+from twinwire.core.feed import Feed, Mode, Recovery, Start, subscribe
 from twinwire.core.lane import Lanes
 from twinwire.core.log import Log
 from twinwire.core.replay import Replay
@@ -139,7 +139,9 @@ class Fanout:
         if feed in self.feeds and feed.lane is None:
             self._read_on(feed)
 
-    def subscribe(self, feed: Feed, selector: str, mode: Mode, since: Position | None) -> Recovery:
+    def subscribe(
+        self, feed: Feed, selector: str, mode: Mode, since: Position | Start | None
+    ) -> Recovery:
         """Add a channel or pattern to an attached feed; see `twinwire.core.feed.subscribe`.
 
         What the result does not hold is written after the caller's next writes.

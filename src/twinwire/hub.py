@@ -248,10 +248,12 @@ class Hub:
             events = events[: 1 + sum(1 for _ in takewhile(max_bytes.__gt__, sizes))]
         return Past(events, log.position)
 
-    def holds(self, selector: str, since: Position | None) -> bool:
+    def holds(self, selector: str, since: Position | Start | None) -> bool:
         """Whether everything of `selector` after `since` is still in the log."""
         log = self.log
-        return since is not None and knows(log, since) and log.evicted(selector) <= since.seq
+        if isinstance(since, Position):
+            return knows(log, since) and log.evicted(selector) <= since.seq
+        return since is Start.EARLIEST
 
     # Commands
 

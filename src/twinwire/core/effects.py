@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from twinwire.core.event import Position
-from twinwire.core.feed import Mode
+from twinwire.core.feed import Mode, Start
 from twinwire.core.protocol import ConnectRequest, Reply
 from twinwire.errors import CloseReason
 
@@ -37,7 +37,7 @@ class Subscribe(NamedTuple):
     id: int
     selector: str
     mode: Mode
-    since: Position | None
+    since: Position | Start | None
     recovering: bool
     pace: int
     """The time in ms between what a subscription of mode `latest` is told; 0 is at once."""

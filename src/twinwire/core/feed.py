@@ -241,7 +241,12 @@ class Recovery(NamedTuple):
 
 
 def subscribe(
-    feed: Feed, selector: str, mode: Mode, since: Position | None, log: Log, limit: int
+    feed: Feed,
+    selector: str,
+    mode: Mode,
+    since: Position | Start | None,
+    log: Log,
+    limit: int,
 ) -> Recovery:
     """Add `selector` to a feed that is out of its lane, recovering what came after `since`.
 
@@ -251,11 +256,19 @@ def subscribe(
     """
     latest = mode is Mode.LATEST
     lost = log.keys_lost(selector) if latest else log.evicted(selector)
-    recovered = since is not None and knows(log, since) and lost <= since.seq
-    after = since.seq if since is not None and recovered else 0 if latest else log.head
+    known = since if isinstance(since, Position) and knows(log, since) else None
+    recovered = since is Start.EARLIEST or (known is not None and lost <= known.seq)
+    if since is Start.EARLIEST or (latest and not recovered):
+        after = 0
+    else:
+        after = known.seq if known is not None and recovered else log.head
     read = log.read_latest if latest else log.read
     events, reached = read(Selection((selector,)), after, log.head, limit)
     feed.add(selector, mode, reached)
+    if since is Start.EARLIEST:
+        # What is gone was not asked for, and must not be missed after a reconnect either.
+        feed.declared[selector] = lost
+        after = min([lost, *(event.seq - 1 for event in events[:1])])
     if recovered:
         return Recovery(events, True, Position(log.epoch, after))
     # The client knows now that it has not been told everything up to here. It gets the rest of

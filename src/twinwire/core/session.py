@@ -35,7 +35,7 @@ from twinwire.core.effects import (
     Unsubscribe,
 )
 from twinwire.core.event import Position, check_channel, check_selector
-from twinwire.core.feed import PACE_MAX, Feed, Mode
+from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
 from twinwire.core.grants import Grants
 from twinwire.core.protocol import (
     Command,
@@ -209,7 +209,11 @@ class Session:
                 'bad request: the data of subscribe may be {"mode":"every"}, {"mode":"latest"} or '
                 '{"mode":"latest","max_age":MS}'
             ) from None
-        since = _position(request.epoch, request.offset) if request.recover else None
+        since: Position | Start | None = None
+        if request.recover:
+            # From the beginning of a log whose epoch the client cannot know yet.
+            earliest = not request.epoch and not request.offset
+            since = Start.EARLIEST if earliest else _position(request.epoch, request.offset)
         strict = bool(request.flag & 2)
         return Subscribe(id, selector, mode, since, request.recover, options.max_age, strict)
 

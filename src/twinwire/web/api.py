@@ -10,7 +10,6 @@ Beyond Centrifugo's fields `publish` and `broadcast` take `key` and `type`.
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -191,7 +190,7 @@ class Api:
         if content.b64data is not None:
             try:
                 data = base64.b64decode(content.b64data, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise BadInput(f"b64data is not base64: {error}") from None
         elif data is UNSET:
             raise BadInput("there is no data")

@@ -98,8 +98,10 @@ class Sink:
     async def room(self) -> None:
         """Wait until there is room, or the connection is gone."""
         while self.full and not self.gone:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            if self._room is None or self._room.done():
+                self._room = asyncio.get_running_loop().create_future()
+            # Several may wait: one of them who is cancelled must not cancel the others.
+            await asyncio.wait((self._room,))
 
     async def ended(self) -> None:
         """Wait until the connection is gone."""
