@@ -1,0 +1,1 @@
+"""The demo: its market, its application and its page in a browser."""

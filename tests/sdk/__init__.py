@@ -1,0 +1,1 @@
+"""Real SDKs and a real browser against a real server."""

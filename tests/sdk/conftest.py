@@ -1,0 +1,17 @@
+"""The clients under test."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Node
+from tests.sdk.clients import NodeSdk, PythonSdk, Sdk
+
+
+@pytest.fixture(params=["python", "node"])
+def sdk(request: pytest.FixtureRequest) -> Callable[[str], Sdk]:
+    """Makes a client of one of the official SDKs, for a server's or relay's `ws_url`."""
+    if request.param == "python":
+        return lambda url: PythonSdk(url + "/ws")
+    node: Node = request.getfixturevalue("node")
+    return lambda url: NodeSdk(url + "/ws", node)
