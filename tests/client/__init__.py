@@ -1,0 +1,1 @@
+"""Tests of the client: its decisions with plain data, the rest against real servers."""
