@@ -1,0 +1,3 @@
+"""Hypothesis runs here as it does for the core."""
+
+from tests.core import conftest as conftest
