@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import commands, fanout, lib
+from bench import commands, fanout, lib, storm
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], int]] = {
     "fanout": fanout.main,
     "commands": commands.main,
+    "storm": storm.main,
     "check": lib.check_main,
 }
 

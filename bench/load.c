@@ -279,6 +279,8 @@ static void report(const struct rusage *before, const struct rusage *after)
     if (storm.state == RETURNING) {
         printf(",\"storm\":{\"dropped\":%u,\"returned\":%u", storm.dropped, storm.returned);
         PRINT("missed", storm.away_events);
+        PRINT("dropped_at", storm.dropped_at);
+        PRINT("back_at", storm.back_at);
         print_histogram("head_ms", &storm_head);
         print_histogram("live_ms", &storm_live);
         printf("}");

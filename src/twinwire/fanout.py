@@ -47,8 +47,9 @@ class Sink(Protocol):
 
 
 class _Stall(NamedTuple):
-    """Since when, in ms, a full sink has had so many bytes waiting."""
+    """Since when, in ms, the full sink of this feed has had so many bytes waiting."""
 
+    feed: Feed
     since: int
     waiting: int
 
@@ -86,7 +87,7 @@ class Fanout:
         self._buffered_bytes = buffered_bytes
         self._behind: OrderedDict[Feed, None] = OrderedDict()
         self._awaiting_cut: list[Feed] = []
-        self._full: dict[Feed, _Stall] = {}
+        self._full: dict[Sink, _Stall] = {}
         self._due: set[int] = set()
         self._pacing: dict[int, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -121,7 +122,6 @@ class Fanout:
         if feed in self.feeds:
             del self.feeds[feed]
             self._behind.pop(feed, None)
-            self._full.pop(feed, None)
             if feed.lane is not None:
                 self.lanes.leave(feed, self.log.head)
 
@@ -135,7 +135,7 @@ class Fanout:
 
     def drained(self, feed: Feed) -> None:
         """The feed's sink has room again."""
-        self._full.pop(feed, None)
+        self._full.pop(feed.sink, None)
         if feed in self.feeds and feed.lane is None:
             self._read_on(feed)
 
@@ -221,7 +221,7 @@ class Fanout:
         sink = feed.sink
         if sink.full:
             # By something else than the fan-out: an answer, or another feed of this connection.
-            self._leave(feed)
+            self.lanes.leave(feed, self.log.head)
             return
         try:
             if data:
@@ -233,30 +233,33 @@ class Fanout:
         if broken is not None:
             self.close(feed, broken)
         elif sink.full:
-            self._leave(feed)
-
-    def _leave(self, feed: Feed) -> None:
-        self.lanes.leave(feed, self.log.head)
-        waiting = feed.sink.waiting()
-        if waiting is not None:
-            self._full[feed] = _Stall(0, waiting)
+            self.lanes.leave(feed, self.log.head)
 
     def _check_full(self, now: int) -> None:
-        """Close the connections that take nothing, and the fullest ones if there is too much."""
+        """Close the connections that take nothing, and the fullest ones if there is too much.
+
+        Of all that are full, whoever has filled them: the fan-out, answers or a stream.
+        """
+        before, self._full = self._full, {}
         total = 0
-        for feed, stall in list(self._full.items()):
-            waiting = feed.sink.waiting() or 0
-            total += waiting
-            if stall.since == 0 or waiting < stall.waiting:
-                self._full[feed] = _Stall(now, waiting)
+        for feed in list(self.feeds):
+            sink = feed.sink
+            if not sink.full or sink in self._full or (waiting := sink.waiting()) is None:
+                continue
+            stall = before.get(sink)
+            if stall is None or waiting < stall.waiting:
+                stall = _Stall(feed, now, waiting)
             elif now - stall.since >= self._write_timeout:
                 self.close(feed, CloseReason.WRITE_ERROR)
+                continue
+            self._full[sink] = stall
+            total += waiting
         if total > self._buffered_bytes:
-            fullest = sorted(self._full.items(), key=lambda item: item[1].waiting)
+            fullest = sorted(self._full.values(), key=lambda stall: stall.waiting)
             while fullest and total > self._buffered_bytes:
-                feed, stall = fullest.pop()
+                stall = fullest.pop()
                 total -= stall.waiting
-                self.close(feed, CloseReason.SLOW)
+                self.close(stall.feed, CloseReason.SLOW)
 
     def _pace(self) -> None:
         """See to it that each pace has its timer."""
@@ -293,4 +296,4 @@ class Fanout:
         if feed.pace:
             self._pace()
         if feed.sink.full:
-            self._leave(feed)
+            self.lanes.leave(feed, self.log.head)

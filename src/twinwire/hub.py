@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -19,7 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from itertools import accumulate, takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from twinwire.brokers import connect
 from twinwire.commands import Caller, Commands, Handler
@@ -133,7 +134,7 @@ class Hub:
         self.fanout.cut.set()
         await self._broker.close()
 
-    async def __aenter__(self) -> Hub:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -177,16 +178,19 @@ class Hub:
         Waits while more than `publish_ahead` events, or `publish_ahead_bytes`, have not been given
         to the lanes' members yet: a publisher in this process cannot outrun the fan-out for ever.
         """
-        settings, fanout = self.settings, self.fanout
-        while self.running and (
-            fanout.ahead >= settings.publish_ahead
-            or fanout.ahead_bytes >= settings.publish_ahead_bytes
-        ):
-            fanout.cut.clear()
-            await fanout.cut.wait()
+        while self._too_far_ahead():
+            self.fanout.cut.clear()
+            await self.fanout.cut.wait()
+        return await self._broker.append(drafts)
+
+    def _too_far_ahead(self) -> bool:
         if not self.running:
             raise NotRunning
-        return await self._broker.append(drafts)
+        settings, fanout = self.settings, self.fanout
+        return (
+            fanout.ahead >= settings.publish_ahead
+            or fanout.ahead_bytes >= settings.publish_ahead_bytes
+        )
 
     def _deliver(self, events: Sequence[Event]) -> None:
         self.fanout.append(events)
@@ -198,7 +202,7 @@ class Hub:
         *channels: str,
         mode: Mode | str = Mode.EVERY,
         since: Position | str | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """The events of these channels and patterns, from now on or after the position `since`;
         "earliest" begins with the oldest that is retained.
 

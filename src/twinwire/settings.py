@@ -53,11 +53,17 @@ class ChannelRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pattern: Selector = Field(description="A channel name or pattern.")
-    log_events: int = Field(0, ge=0, description="Events kept of each channel; 0 is no limit.")
-    log_bytes: int = Field(0, ge=0, description="Bytes of data kept of each; 0 is no limit.")
-    log_age: float = Field(0, ge=0, description="Seconds that events are kept; 0 is no limit.")
+    log_events: int = Field(
+        default=0, ge=0, description="Events kept of each channel; 0 is no limit."
+    )
+    log_bytes: int = Field(
+        default=0, ge=0, description="Bytes of data kept of each; 0 is no limit."
+    )
+    log_age: float = Field(
+        default=0, ge=0, description="Seconds that events are kept; 0 is no limit."
+    )
     slow: Literal["gap", "close"] = Field(
-        "gap",
+        default="gap",
         description="What a client gets that reads slower than events are evicted: a gap, or the "
         "end of its connection with 3008.",
     )
@@ -78,122 +84,157 @@ class Settings(BaseModel):
     )
 
     # Where the server listens
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
     insecure: bool = Field(
-        False, description="Listen beyond this machine although no API key is configured."
+        default=False, description="Listen beyond this machine although no API key is configured."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="What is logged: critical, error, warning, info or debug."
+        default="info", description="What is logged: critical, error, warning, info or debug."
     )
-    access_log: bool = Field(False, description="Log a line for each HTTP request.")
+    access_log: bool = Field(default=False, description="Log a line for each HTTP request.")
 
     # The log
-    broker: str = Field("memory://", description="Where the log lives, as a URL.")
+    broker: str = Field(default="memory://", description="Where the log lives, as a URL.")
     log_events: int = Field(
-        100_000, ge=1, description="Events kept in all. Older ones are evicted: a gap for readers."
+        default=100_000,
+        ge=1,
+        description="Events kept in all. Older ones are evicted: a gap for readers.",
     )
     log_bytes: int = Field(
-        256 * MIB, ge=KIB, description="Bytes of event data kept in all; evicted as above."
+        default=256 * MIB, ge=KIB, description="Bytes of event data kept in all; evicted as above."
     )
     log_age: float = Field(
-        3600.0, ge=0, description="Seconds that events are kept; 0 is no limit. Evicted as above."
+        default=3600.0,
+        ge=0,
+        description="Seconds that events are kept; 0 is no limit. Evicted as above.",
     )
     log_channels: int = Field(
-        100_000,
+        default=100_000,
         ge=16,
         description="Channels known at once. Over it the longest quiet ones are forgotten, "
         "with their history and their newest events.",
     )
     log_keys: int = Field(
-        10_000,
+        default=10_000,
         ge=1,
         description="Keys known of one channel. Over it the longest quiet key is forgotten.",
     )
     channels: tuple[ChannelRule, ...] = Field(
-        (), description="Rules for channel patterns, [[channels]] in the file; first match counts."
+        default=(),
+        description="Rules for channel patterns, [[channels]] in the file; first match counts.",
     )
 
     # Publishing
     api_key: SecretStr | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Key that the HTTP API asks for in X-API-Key. Without one, none is asked.",
     )
     event_max_bytes: int = Field(
-        64 * KIB, ge=1, description="Bytes of one event's data. A larger one is refused (413)."
+        default=64 * KIB,
+        ge=1,
+        description="Bytes of one event's data. A larger one is refused (413).",
     )
     request_max_bytes: int = Field(
-        MIB, ge=KIB, description="Bytes of an HTTP request's body. A larger one is refused (413)."
+        default=MIB,
+        ge=KIB,
+        description="Bytes of an HTTP request's body. A larger one is refused (413).",
     )
     publish_ahead: int = Field(
-        8192,
+        default=8192,
         ge=1,
         description="Events that may be published ahead of the fan-out; then publishers wait.",
     )
     publish_ahead_bytes: int = Field(
-        4 * MIB, ge=KIB, description="The same in bytes of their data."
+        default=4 * MIB, ge=KIB, description="The same in bytes of their data."
     )
 
     # What clients may do
     allow_subscribe: tuple[Selector, ...] = Field(
-        (">",), description="Channels that clients may subscribe to."
+        default=(">",), description="Channels that clients may subscribe to."
     )
     allow_publish: tuple[Selector, ...] = Field(
-        (), description="Channels that clients may publish to over their WebSocket."
+        default=(), description="Channels that clients may publish to over their WebSocket."
     )
     channels_per_connection: int = Field(
-        1000,
+        default=1000,
         ge=1,
         description="Channels of one connection. Over it: 400 on SSE, error 106 on WebSocket.",
     )
     connections: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Connections in all; 0: as many as the process may have files. Over it: 503.",
     )
     connections_per_address: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Streams of one client address, 0 for no limit (behind a proxy all may have "
         "one). Over it: 429 on SSE, close 3504 on WebSocket.",
     )
     commands_per_second: int = Field(
-        200,
+        default=200,
         ge=1,
         description="Commands of one connection in a second, and as many at once. Over it: error "
         "111.",
     )
     message_max_bytes: int = Field(
-        64 * KIB, ge=KIB, description="Bytes of a WebSocket message. A larger one closes with 1009."
+        default=64 * KIB,
+        ge=KIB,
+        description="Bytes of a WebSocket message. A larger one closes with 1009.",
     )
     commands_in_flight: int = Field(
-        64, ge=1, description="Commands of one connection that run at once. Over it: error 111."
+        default=64,
+        ge=1,
+        description="Commands of one connection that run at once. Over it: error 111.",
     )
-    echo: bool = Field(False, description="Serve /echo, a WebSocket that returns what it is sent.")
+    echo: bool = Field(
+        default=False, description="Serve /echo, a WebSocket that returns what it is sent."
+    )
 
     # Keeping connections alive
     heartbeat: float = Field(
-        15.0, gt=0, description="Seconds between the heartbeats of a stream over SSE."
+        default=15.0, gt=0, description="Seconds between the heartbeats of a stream over SSE."
     )
     retry: float = Field(
-        2.0, gt=0, description="Seconds after which an SSE client reconnects, give or take half."
+        default=2.0,
+        gt=0,
+        description="Seconds after which an SSE client reconnects, give or take half.",
     )
-    ping: float = Field(25.0, gt=0, description="Seconds between the pings of a WebSocket.")
+    ping: float = Field(default=25.0, gt=0, description="Seconds between the pings of a WebSocket.")
     pong_timeout: float = Field(
-        8.0, gt=0, description="Seconds that a client has to answer a ping. Then: close 3012."
+        default=8.0,
+        gt=0,
+        description="Seconds that a client has to answer a ping. Then: close 3012.",
     )
     connect_timeout: float = Field(
-        10.0, gt=0, description="Seconds from a WebSocket's opening to its connect. Then: 3502."
+        default=10.0,
+        gt=0,
+        description="Seconds from a WebSocket's opening to its connect. Then: 3502.",
     )
 
     header_timeout: float = Field(
-        10.0,
+        default=10.0,
         gt=0,
         description="Seconds that a client may take to send a request's head. Then: closed.",
     )
+    header_max_bytes: int = Field(
+        default=64 * KIB,
+        ge=KIB,
+        description="Bytes of a request's head. A longer one, give or take what comes with one "
+        "read, is refused (431).",
+    )
+    body_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a client may take to send a request's body, or the next 64 KiB "
+        "of it. Then: closed.",
+    )
     lifetime: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Seconds after which a stream is told to come back (3011), give or take a "
         "tenth; 0 for no limit.",
@@ -201,42 +242,50 @@ class Settings(BaseModel):
 
     # Writing
     slice_ms: float = Field(
-        1.0, gt=0, description="Milliseconds of fan-out at a stretch before others are served."
+        default=1.0,
+        gt=0,
+        description="Milliseconds of fan-out at a stretch before others are served.",
     )
     read_bytes: int = Field(
-        128 * KIB, ge=KIB, description="Bytes read from the log at once for a client behind."
+        default=128 * KIB,
+        ge=KIB,
+        description="Bytes read from the log at once for a client behind.",
     )
     replay_bytes: int = Field(
-        16 * MIB,
+        default=16 * MIB,
         ge=0,
         description="Bytes kept encoded while many clients behind read the same. Over it they "
         "are forgotten and encoded anew.",
     )
     write_high: int = Field(
-        64 * KIB,
+        default=64 * KIB,
         ge=KIB,
         description="Bytes waiting to be written to one client. Over it the client is full: it "
         "leaves its lane and reads the log again when they are gone.",
     )
     write_timeout: float = Field(
-        30.0,
+        default=30.0,
         gt=0,
         description="Seconds that a full client may take nothing. Then its connection is closed.",
     )
     buffered_bytes: int = Field(
-        1024 * MIB,
+        default=1024 * MIB,
         ge=MIB,
         description="Bytes that may wait for all full clients together. Over it the fullest ones "
         "are closed with 3008.",
     )
     notsent_lowat: int = Field(
-        16 * KIB, ge=0, description="TCP_NOTSENT_LOWAT: unsent bytes the kernel takes; 0 leaves it."
+        default=16 * KIB,
+        ge=0,
+        description="TCP_NOTSENT_LOWAT: unsent bytes the kernel takes; 0 leaves it.",
     )
     user_timeout: float = Field(
-        30.0, ge=0, description="TCP_USER_TIMEOUT in seconds: when an unanswering peer is dead."
+        default=30.0,
+        ge=0,
+        description="TCP_USER_TIMEOUT in seconds: when an unanswering peer is dead.",
     )
     drain_time: float = Field(
-        10.0,
+        default=10.0,
         ge=0,
         description="Seconds over which clients are told to come back, at SIGTERM. A second signal "
         "and Ctrl-C end at once.",

@@ -9,7 +9,11 @@ pyproject.toml holds uvicorn to a tested range. What we add here:
    nothing between it and us recodes the body.
 3. `pause_writing` makes the sink full, `resume_writing` drains it, `connection_lost` ends it and so
    wakes the task that waits for that. `shutdown` is told to the sink before uvicorn acts.
-4. What uvicorn gets wrong for us: a body of unknown length to an HTTP/1.0 client, pongs for one who
+4. What connections begin and end goes through a gate: of thousands at once a turn of the loop takes
+   a portion.
+5. A lost connection is taken apart: what refers to itself in a circle stays until the garbage
+   collector comes, and after thousands of connections that holds the loop.
+6. What uvicorn gets wrong for us: a body of unknown length to an HTTP/1.0 client, pongs for one who
    does not read them, and who ends a TCP connection after the closing handshake.
 """
 
@@ -18,29 +22,29 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from twinwire.server.crowd import Gate
+from twinwire.server.guard import GuardedProtocol, refusal
 from twinwire.settings import Settings
-from twinwire.web.sink import EXTENSION, Sink
+from twinwire.web.sink import EXTENSION, LINGER, Sink
 
 _FILES_KEPT = 64
 """Files that connections leave to everything else."""
 
-_CROWDED = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\n"
-    b"content-length: 43\r\nconnection: close\r\n\r\ntoo many connections (connections), retry.\n"
-)
-
-_LINGER = 1.0
-"""Seconds that a connection which we end may take to read its last bytes."""
+_CROWDED = refusal(b"503 Service Unavailable", b"too many connections (connections), retry.\n")
 
 # Not in the socket module of Python 3.11 for every platform.
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+
+
+def _forget(data: bytes) -> None:
+    """Writes to nobody."""
 
 
 class _SocketSink(Sink):
@@ -57,11 +61,18 @@ class _SocketSink(Sink):
     def waiting(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    def died(self) -> None:
+        """The connection is gone. `lost` follows, in a crowd some turns of the loop later."""
+        self.gone = True
+        self.write = _forget  # type: ignore[method-assign]
+
     def finish(self, data: bytes) -> None:
+        if self.gone:
+            return
         self._transport.write(data)
         self._transport.close()
         # A peer that reads nothing would keep a closing transport for ever.
-        asyncio.get_running_loop().call_later(_LINGER, self._transport.abort)
+        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
 
 class _HttpSink(_SocketSink):
@@ -87,10 +98,14 @@ class _HttpSink(_SocketSink):
     def finish(self, data: bytes) -> None:
         super().finish(data + b"0\r\n\r\n" if self._chunked else data)
 
-    def lost(self) -> None:
+    def died(self) -> None:
         # If the client has sent further requests already, uvicorn tells only the last of them.
         self._cycle.disconnected = True
+        super().died()
+
+    def lost(self) -> None:
         self._cycle.message_event.set()
+        del self._cycle
         super().lost()
 
 
@@ -105,42 +120,57 @@ class _WebSocketSink(_SocketSink):
 
     def finish(self, data: bytes) -> None:
         # `data` is a close frame.
+        if self.gone:
+            return
         self._transport.write(data)
         self._protocol.linger()
 
+    def lost(self) -> None:
+        del self._protocol
+        super().lost()
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 over httptools, with a sink."""
+
+class HttpProtocol(GuardedProtocol):
+    """The guarded HTTP/1.1, with a sink."""
 
     sink: _HttpSink | None = None
-    _late: asyncio.TimerHandle | None = None
+    _lost = False
+    _waiting = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         settings: Settings = self.app_state["twinwire.settings"]
+        self._gate: Gate = self.app_state["twinwire.gate"]
         _tune(transport, settings)
         if len(self.connections) > (settings.connections or _files_left()):
-            transport.write(_CROWDED)
-            transport.close()
+            self.refuse(_CROWDED)
             return
-        self._late = self.loop.call_later(settings.header_timeout, transport.abort)
         self.app = self._offering(self.app)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._late is None:
-            # A further request on this connection.
-            settings: Settings = self.app_state["twinwire.settings"]
-            self._late = self.loop.call_later(settings.header_timeout, self.transport.abort)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._gate.enter(partial(self._start, cycle, app))
 
-    def on_headers_complete(self) -> None:
-        self._on_time()
-        super().on_headers_complete()
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if not self._lost:
+            super()._start_asgi_task(cycle, app)
 
-    def _on_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def handle_websocket_upgrade(self) -> None:
+        if not self._gate.enter(self._upgrade):
+            self._waiting = True
+            self.transport.pause_reading()
+
+    def _upgrade(self) -> None:
+        if self._lost:
+            return
+        if self._waiting:
+            self.transport.resume_reading()
+        super().handle_websocket_upgrade()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of all that refers to us; see 5."""
+        self.app = self.cycle = self.sink = self.parser = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def _offering(self, app: ASGIApp) -> ASGIApp:
         async def offer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,6 +181,8 @@ class HttpProtocol(HttpToolsProtocol):
             chunked = scope["http_version"] != "1.0"
             sink = self.sink = _HttpSink(cycle, chunked=chunked)
             sink.attach(self.transport)
+            if self._lost:
+                sink.died()
             scope.setdefault("extensions", {})[EXTENSION] = sink
             if not chunked:
                 send = _unchunked(cycle)
@@ -159,7 +191,10 @@ class HttpProtocol(HttpToolsProtocol):
                 sink.see(message)
                 await send(message)
 
-            await app(scope, receive, seen)
+            try:
+                await app(scope, receive, seen)
+            finally:
+                del scope["extensions"][EXTENSION]  # which refers to the scope; see 5
 
         return offer
 
@@ -174,10 +209,19 @@ class HttpProtocol(HttpToolsProtocol):
             self.sink.drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        if self.sink is not None:
+            self.sink.died()
+        self._gate.enter(partial(self._end, exc))
+
+    def _end(self, exc: Exception | None) -> None:
         self._on_time()
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.lost()
+        self._let_go()
 
     def shutdown(self) -> None:
         if self.sink is not None:
@@ -222,8 +266,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _offering(self, app: Any) -> Any:
         async def offer(scope: Scope, receive: Receive, send: Send) -> None:
+            self.app = None  # that is, us: see 5
             sink = self.sink = _WebSocketSink(self)
             sink.attach(self.transport)
+            if self.disconnected:
+                sink.died()
             scope.setdefault("extensions", {})[EXTENSION] = sink
             await app(scope, receive, send)
 
@@ -273,15 +320,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         our close frame away from it.
         """
         self.close_sent = True
-        self.close_timer = self.loop.call_later(_LINGER, self.transport.abort)
+        self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.disconnected = True
+        if self.sink is not None:
+            self.sink.died()
+        gate: Gate = self.app_state["twinwire.gate"]
+        gate.enter(partial(self._end, exc))
+
+    def _end(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.lost()
+            self.sink = None
+        self.conn.parser.close()
 
     def shutdown(self) -> None:
         if self.sink is not None:

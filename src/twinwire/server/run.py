@@ -23,18 +23,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.errors import BadSettings
 from twinwire.hub import Hub
+from twinwire.server.accept import Acceptor
+from twinwire.server.crowd import Gate
 from twinwire.server.protocols import HttpProtocol, WebSocketProtocol
 from twinwire.settings import Settings
 from twinwire.web.app import build
 
 _log = logging.getLogger("twinwire")
 
-_GC_THRESHOLDS = (20_000, 50, 100)
+_GC_THRESHOLDS = (5_000, 5, 1_000)
 """Thousands of connections are thousands of long-lived objects: the default of 700 new ones between
-collections would walk them again and again (measured: a third of the time of a reconnect storm)."""
+collections would walk them again and again (measured: a third of the time of a reconnect storm).
+Not much more of the first either: each collection holds the loop, 20,000 objects for up to 12 ms."""
 
 _GRACE = 1
 """Seconds that open requests have at the end, after their streams have been told."""
+
+
+_WAITING = 65_535
+"""Connections that wait to be accepted; the system cuts it down to its own limit."""
 
 
 def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) -> int:
@@ -44,11 +51,11 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
     Raises `BadSettings` for an address that is in use, cannot be had or must not be served openly.
     """
     _refuse_open(settings)
+    hub = hub or Hub(settings=settings)
     listener = listen(settings.host, settings.port)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    hub = hub or Hub(settings=settings)
     config = uvicorn.Config(
         _Application(settings, hub, app),
         http=HttpProtocol,
@@ -92,7 +99,14 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        # With no sockets uvicorn starts everything but the accepting, which is ours.
+        await super().startup(sockets=[])
+        self.servers = [Acceptor(listener, self._protocol) for listener in sockets or ()]
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HttpProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         seconds = 0.0 if sig == signal.SIGINT or self._ending else self._drain_time
@@ -131,8 +145,9 @@ class _Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             return await self._app(scope, receive, send)
-        # The protocol classes find the settings in the state that uvicorn hands to them.
+        # The protocol classes find these in the state that uvicorn hands to them.
         scope["state"]["twinwire.settings"] = self._settings
+        scope["state"]["twinwire.gate"] = Gate()
         if not self._own:
             return await self._app(scope, receive, send)
         await receive()
@@ -159,7 +174,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
+        # As many may wait as the system allows: a crowd is accepted in portions.
+        listener.listen(_WAITING)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

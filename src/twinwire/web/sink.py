@@ -21,6 +21,9 @@ from twinwire.core.feed import Feed
 from twinwire.errors import CloseReason
 from twinwire.hub import Hub
 
+LINGER = 1.0
+"""Seconds that a connection which we end may take to read its last bytes."""
+
 EXTENSION = "twinwire.sink"
 """The key in the scope's extensions under which a server offers its own sink."""
 
@@ -86,6 +89,8 @@ class Sink:
         """The connection is gone."""
         self.gone = True
         self._detach()
+        # The feeds refer to us.
+        self.feeds = ()
         self.on_close = None
         _wake(self._room)
         _wake(self._ended)
@@ -118,7 +123,7 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 class SendSink(Sink):
     """Writes by awaiting a server's `send`, in a task of its own."""
 
-    __slots__ = ("_arrived", "_finish", "_high", "_pending", "_send", "_size")
+    __slots__ = ("_arrived", "_finish", "_high", "_pending", "_send", "_size", "_task")
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]], high: int) -> None:
         """`send` passes bytes on; the sink is full over `high` bytes."""
@@ -129,6 +134,7 @@ class SendSink(Sink):
         self._size = 0
         self._arrived = asyncio.Event()
         self._finish = False
+        self._task: asyncio.Task[Any] | None = None
 
     def write(self, data: bytes) -> None:
         self._pending.append(data)
@@ -143,17 +149,29 @@ class SendSink(Sink):
     def finish(self, data: bytes) -> None:
         if data:
             self._pending.append(data)
+            self._size += len(data)
         self._finish = True
         self._arrived.set()
+        asyncio.get_running_loop().call_later(LINGER, self._give_up)
+
+    def _give_up(self) -> None:
+        """The client has not taken the last bytes, and would be waited for for ever."""
+        if self._task is not None:
+            self._task.cancel()
 
     async def run(self) -> None:
-        """Pass on what is written until `finish`, or until `send` fails."""
+        """Pass on what is written until `finish`, or until `send` fails.
+
+        With what is last not taken soon after `finish`, the task that runs this is cancelled.
+        """
+        self._task = asyncio.current_task()
         try:
             while True:
                 while self._pending:
-                    batch, self._pending, self._size = self._pending, [], 0
+                    batch, self._pending = self._pending, []
                     for data in batch:
                         await self._send(data)
+                        self._size -= len(data)
                 if self.full:
                     self.drained()
                 if self._finish and not self._pending:

@@ -126,7 +126,7 @@ async def _send_stream(
     gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((writer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if writer.done() and writer.exception() is None:
+        if writer.done() and not writer.cancelled() and writer.exception() is None:
             await send({"type": "http.response.body", "body": b""})
     finally:
         stream.end()

@@ -104,7 +104,8 @@ async def _send_conversation(
     reader = asyncio.create_task(talk.run(receive))
     try:
         await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
-        if not reader.done() and talk.reason is not None:
+        gave_up = writer.done() and writer.cancelled()
+        if not (reader.done() or gave_up) and talk.reason is not None:
             close: Message = {
                 "type": "websocket.close",
                 "code": talk.reason.code,
