@@ -10,9 +10,9 @@ event: warning
 data: {"topic":"shop","text":"Closed on Monday"}
 ```
 
-http://127.0.0.1:8000/ is a page that shows them. It says `last_event_id=earliest`, so that a visitor
-first sees the notices that are still kept; whenever the connection breaks, the browser itself goes
-on from the last one it has seen.
+http://127.0.0.1:8000/ is a page that shows them. It says `last_event_id=earliest`, so that a
+visitor first sees the notices that are still kept. Whenever the connection breaks, the browser
+itself goes on from the last one it has seen.
 """
 
 from typing import Literal

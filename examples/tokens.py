@@ -1,10 +1,10 @@
-"""The words of a language model as they come, to a client that may lose its connection meanwhile.
+"""The words of a language model as they come, to a client that may lose its connection.
 
 ```console
 $ twinwire serve --app examples.tokens:app --port 8000 &
 $ curl -s -X POST 'http://127.0.0.1:8000/answers/a1?question=What+is+a+log%3F'
 {"listen":"/sse?channel=answers.a1&last_event_id=earliest"}
-$ curl -sN --max-time 2 'http://127.0.0.1:8000/sse?channel=answers.a1&last_event_id=earliest' || true
+$ curl -sN --max-time 2 'http://127.0.0.1:8000/sse?channel=answers.a1&last_event_id=earliest' ||:
 data: A
 ...
 data:  log
@@ -13,10 +13,11 @@ event: done
 data: {"tokens":11}
 ```
 
-The model runs on its own: it writes to a channel, and a client reads the channel. So the answer goes
-on when the client's connection breaks, the browser comes back with the position of the last token
-it has, and two tabs see the same answer. `earliest` makes sure that no token is missed between the
-POST and the stream. Tokens are published as text: their spaces and line breaks arrive as they are.
+The model runs on its own: it writes to a channel, and a client reads the channel. So the answer
+goes on when the client's connection breaks, the browser comes back with the position of the last
+token it has, and two tabs see the same answer. `earliest` makes sure that no token is missed
+between the POST and the stream. Tokens are published as text: their spaces and line breaks arrive
+as they are.
 """
 
 import asyncio

@@ -131,7 +131,7 @@ class Response:
             return b""
         if self._chunked:
             size = self._line()
-            assert re.fullmatch(r"[0-9a-f]+", size), f"not a chunk's size: {size!r}"
+            assert re.fullmatch(r"[0-9a-fA-F]+", size), f"not a chunk's size: {size!r}"
             chunk = self._exactly(int(size, 16))
             assert self._exactly(2) == b"\r\n"
             self.ended = not chunk

@@ -82,7 +82,8 @@ def page() -> str:
 
 def groups() -> Iterator[tuple[str, list[str]]]:
     """Each group of settings: the comment over it in the source, and the names in it."""
-    title, names = "", []
+    title = ""
+    names: list[str] = []
     for line in inspect.getsource(Settings).splitlines():
         if heading := re.fullmatch(r"    # (.+)", line):
             if names:
@@ -142,7 +143,9 @@ def _said(annotation: Any) -> str:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    match field.get_default(call_default_factory=True):
+    if field.is_required():
+        return "none"
+    match field.default:
         case None:
             return "not set"
         case bool(value):

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -48,6 +49,15 @@ class Past(NamedTuple):
 
     events: list[Event]
     head: Position
+
+
+_running: weakref.WeakSet[Hub] = weakref.WeakSet()
+"""The hubs of this process that run."""
+
+
+async def drain_all(*, at_once: bool) -> None:
+    """Drain every hub that runs, each over its time: for a server of applications with hubs."""
+    await asyncio.gather(*(hub.end(at_once=at_once) for hub in list(_running)))
 
 
 class Hub:
@@ -92,6 +102,7 @@ class Hub:
             buffered_bytes=settings.buffered_bytes,
         )
         self.running = True
+        _running.add(self)
         self._expire()
 
     @property
@@ -106,10 +117,15 @@ class Hub:
         """
         if not self.running:
             return
+        self._begin_drain(seconds)
+        # Who called before waits for the end that counts now.
+        while self._draining is not None and not self._draining.done():
+            await asyncio.wait((self._draining,))
+
+    def _begin_drain(self, seconds: float) -> None:
         if self._draining is not None:
             self._draining.cancel()
         self._draining = asyncio.create_task(self._drain(seconds))
-        await asyncio.wait((self._draining,))
 
     async def _drain(self, seconds: float) -> None:
         feeds = list(self.fanout.feeds)
@@ -124,6 +140,7 @@ class Hub:
     async def stop(self) -> None:
         """End every stream with the advice to come back, and let go of the broker."""
         self.running = False
+        _running.discard(self)
         if self._draining is not None:
             self._draining.cancel()
             self._draining = None
@@ -145,10 +162,11 @@ class Hub:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """For `FastAPI(lifespan=hub.lifespan)` and Starlette alike."""
         async with self:
-            with at_end(self._end):
+            with at_end(lambda at_once: self.end(at_once=at_once)):
                 yield
 
-    async def _end(self, at_once: bool) -> None:
+    async def end(self, *, at_once: bool) -> None:
+        """Drain over the time of the settings, or at once."""
         await self.drain(0.0 if at_once else self.settings.drain_time)
 
     # Publishing

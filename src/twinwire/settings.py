@@ -215,23 +215,16 @@ class Settings(BaseModel):
         gt=0,
         description="Seconds from a WebSocket's opening to its connect. Then: 3502.",
     )
-
     header_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        description="Seconds that a client may take to send a request's head. Then: closed.",
+        default=10.0, gt=0, description="Seconds to send a request's head in. Then: closed."
     )
     header_max_bytes: int = Field(
-        default=64 * KIB,
-        ge=KIB,
-        description="Bytes of a request's head. A longer one, give or take what comes with one "
-        "read, is refused (431).",
+        default=256 * KIB, ge=KIB, description="Bytes of it, about. A longer one is refused (431)."
     )
     body_timeout: float = Field(
         default=30.0,
         gt=0,
-        description="Seconds that a client may take to send a request's body, or the next 64 KiB "
-        "of it. Then: closed.",
+        description="Seconds for a body, or the next 64 KiB of it. Then: closed.",
     )
     lifetime: float = Field(
         default=0.0,

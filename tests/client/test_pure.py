@@ -10,7 +10,9 @@ from tests.test_house import SRC, imports
 DOES_IO = {"asyncio", "http", "httpx2", "os", "random", "socket", "ssl", "time", "websockets"}
 
 
-@pytest.mark.parametrize("name", ["address", "backoff", "commands", "items", "sse", "websocket"])
+@pytest.mark.parametrize(
+    "name", ["address", "backoff", "commands", "items", "ledger", "sse", "websocket"]
+)
 def test_what_decides_imports_nothing_that_does(name: str) -> None:
     module = f"twinwire.client.{name}"
     code = (SRC / "twinwire" / "client" / f"{name}.py").read_text()

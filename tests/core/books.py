@@ -28,7 +28,7 @@ class Truth:
         start = bisect_right(self.events, after, key=lambda event: event.seq)
         stop = bisect_right(self.events, upto, key=lambda event: event.seq)
         chosen = list(selectors)
-        return [event for event in self.events[start:stop] if selected(chosen, event.channel)]
+        return [each for each in self.events[start:stop] if selected(chosen, each.channel)]
 
     def event(self, seq: int) -> Event:
         (found,) = self.matching([">"], seq - 1, seq)
@@ -83,8 +83,8 @@ class Book:
 
     def account(self, upto: int) -> None:
         """Everything up to `upto` must have come, or be superseded, or be in a gap."""
-        for event in self.truth.matching(self.selectors, self.at, upto):
-            assert self._excused(event), f"{event.seq} was lost after {self.at}"
+        for each in self.truth.matching(self.selectors, self.at, upto):
+            assert self._excused(each), f"{each.seq} was lost after {self.at}"
         self.at = max(self.at, upto)
 
     def _excused(self, event: Event) -> bool:
@@ -181,6 +181,6 @@ class Client:
         else:
             book.begin(0, (0, lost, (selector,)))
         book.position = start
-        for event in events:
-            book.read(event)
+        for each in events:
+            book.read(each)
         book.beat(book.position)

@@ -120,7 +120,7 @@ def test_equal_selections_are_equal_and_hash_alike(selectors: list[str], random:
     assert len(one) == len(set(selectors))
 
 
-@pytest.mark.parametrize("other", [Selection(), Selection("a"), Selection([">"]), {"a", "*"}, None])
+@pytest.mark.parametrize("other", [Selection(), Selection("a"), Selection([">"]), {"a"}, None])
 def test_selections_differ_when_their_selectors_do(other: object) -> None:
     assert Selection(["a", "*"]) != other
 
@@ -142,8 +142,8 @@ def test_a_position_is_written_as_two_numbers_and_read_back() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "-", "1", "1-", "-1", "1-2-3", "a-b", "1.5-2", " 1-2", "1-2\n", "1 - 2", "+1-2", "--1-2",
-        "1-2\0", "٣-٤", "1_0-2", "0x1-2", "9007199254740992-1", "1-9007199254740992",
+        "", "-", "1", "1-", "-1", "1-2-3", "a-b", "1.5-2", " 1-2", "1-2\n", "1 - 2", "+1-2",
+        "--1-2", "1-2\0", "٣-٤", "1_0-2", "0x1-2", "9007199254740992-1", "1-9007199254740992",
         "1-" + "9" * 5000, "\ud800-1",
     ],
 )  # fmt: skip

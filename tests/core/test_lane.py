@@ -108,7 +108,6 @@ def test_a_cut_takes_everything_and_the_next_one_begins_empty() -> None:
     ground, wire = Ground(), stream()
     ground.live(wire, "a")
     ground.publish("a")
-    assert ground.lanes.dirty
     ground.write(ground.cut())
     assert not ground.lanes.dirty
     assert ground.cut() == []
@@ -292,3 +291,12 @@ def test_a_paced_lane_without_members_is_gone() -> None:
     ground.lanes.leave(feed, ground.log.head)
     assert list(ground.lanes.paces) == []
     assert ground.lanes.cut_paced(50, ground.log) == []
+
+
+def test_a_paced_lane_is_told_of_a_channel_that_was_forgotten_whole() -> None:
+    ground, wire = Ground(channels_max=2), stream()
+    ground.live(wire, "a", pace=50)
+    ground.publish("a", "b", "c")
+    (cut,) = ground.lanes.cut_paced(50, ground.log)
+    gap = Gap(Position(EPOCH, 0), Position(EPOCH, 1), Why.EVICTED, ("a",))
+    assert wire.read(cut.data) == [gap]

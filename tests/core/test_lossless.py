@@ -9,7 +9,7 @@ over what they read, as real ones could (see `tests.core.books`).
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -49,13 +49,13 @@ backs = st.integers(0, 30)
 
 def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Action], Action]:
     """A rule before which events are published and a tick may begin."""
+    strategies: dict[str, Any] = {
+        "published": publications,
+        "tick": st.sampled_from([None, None, 0, 1, 2, ENOUGH]),
+        **drawn,
+    }
 
     def decorate(action: Action) -> Action:
-        @rule(
-            published=publications,
-            tick=st.sampled_from([None, None, 0, 1, 2, ENOUGH]),
-            **drawn,
-        )
         @wraps(action)
         def both(self: "World", published: int, tick: int | None, **drawn: Any) -> None:
             self.publish(published)
@@ -63,7 +63,8 @@ def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Action], Action]:
                 self.tick(paced=published % 2 == 0, writes=tick)
             action(self, **drawn)
 
-        return both
+        stepped: Action = cast(Any, rule)(**strategies)(both)
+        return stepped
 
     return decorate
 
@@ -481,5 +482,5 @@ class World(RuleBasedStateMachine):
         assert not self.lanes._patterns
 
 
-World.TestCase.settings = settings(max_examples=3 * settings().max_examples)
+World.TestCase.settings = settings(max_examples=2 * settings().max_examples)
 TestWorld = World.TestCase

@@ -30,6 +30,7 @@ def application(*middleware: Middleware, routes: tuple[Route, ...] = ()) -> Star
 
 
 plain = application()
+hub = Hub()
 
 # By default it leaves event streams alone.
 recoding = application(Middleware(GZipMiddleware, exclude_content_types=(), minimum_size=1))

@@ -150,8 +150,7 @@ def test_a_slow_client_is_sent_only_what_is_still_current_in_the_mode_latest(
     assert not [block for block in blocks if block.event == "gap"]
 
 
-@pytest.mark.parametrize("wire", ["sse", "ws"])
-@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(("wire", "behind"), [("sse", True), ("ws", False)])
 def test_a_client_that_takes_nothing_at_all_is_closed_after_the_timeout(
     wire: str, behind: bool
 ) -> None:
@@ -223,7 +222,10 @@ def test_a_stream_through_plain_send_is_told_of_the_end(app: str) -> None:
 
 
 def test_one_who_is_gone_before_the_application_answers_is_forgotten() -> None:
-    with Server("--app", "tests.server.app:slow", cwd=ROOT) as server, Api(server.port, "/live") as api:
+    with (
+        Server("--app", "tests.server.app:slow", cwd=ROOT) as server,
+        Api(server.port, "/live") as api,
+    ):
         with connect(server.port) as sock:
             sock.sendall(get("/live/sse?channel=a"))
             wait_until(lambda: ask(server.port, "/waiting")[1] == b"1")

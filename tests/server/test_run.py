@@ -4,20 +4,25 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests import ROOT
 from tests.plain import Api, Block, Stream, Talk, ask, connect, get, stream, talk
-from tests.servers import TWINWIRE, Server, plain_environment, unused_port
+from tests.servers import TWINWIRE, Server, plain_environment
 from tests.waiting import wait_until
 from twinwire.errors import BadSettings
 from twinwire.server import run
 from twinwire.server.run import listen
 from twinwire.settings import Settings
+
+# The module, whose name in its package is that of the function.
+RUN = sys.modules["twinwire.server.run"]
 
 
 def settings(**given: object) -> Settings:
@@ -33,8 +38,8 @@ def test_an_address_that_others_can_reach_is_refused_without_a_key(
     def no(*args: object) -> socket.socket:
         raise AssertionError("it listens")
 
-    monkeypatch.setattr("twinwire.server.run.listen", no)
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org", ""):
+    monkeypatch.setattr(RUN, "listen", no)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(BadSettings, match="api_key") as caught:
             run(settings(host=host))
         assert "--insecure" in str(caught.value)
@@ -60,7 +65,7 @@ def test_an_address_of_this_machine_alone_or_a_key_or_insecure_is_served(
     def yes(*args: object) -> socket.socket:
         raise Listens
 
-    monkeypatch.setattr("twinwire.server.run.listen", yes)
+    monkeypatch.setattr(RUN, "listen", yes)
     with pytest.raises(Listens):
         run(settings(**given))
 
@@ -75,7 +80,7 @@ def test_a_port_in_use_is_said_so() -> None:
 def test_a_host_that_is_none_is_said_so() -> None:
     with pytest.raises(BadSettings, match="not an address of this machine"):
         listen("no such host", 0)
-    with pytest.raises(BadSettings, match="cannot listen on 192.0.2.1"):
+    with pytest.raises(BadSettings, match=r"cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", 0)
 
 
@@ -84,10 +89,9 @@ def test_ipv6_is_served_too() -> None:
         listen("::1", 0).close()
     except BadSettings:
         pytest.skip("this machine has no IPv6")
-    port = unused_port()
-    with Server("--host", "::1", port=port) as server:
-        del server
-        with socket.create_connection(("::1", port), timeout=5) as sock:
+    with started("--host", "::1") as line:
+        port = int(line.rpartition("http://[::1]:")[2])
+        with socket.create_connection(("::1", port), timeout=10) as sock:
             sock.sendall(get("/health"))
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
 
@@ -119,18 +123,23 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
 
 
 def test_a_free_port_can_be_had_and_is_told() -> None:
+    with started() as line:
+        port = int(line.rpartition("listens on http://127.0.0.1:")[2])
+        assert ask(port, "/health")[0].status == 200
+
+
+@contextmanager
+def started(*flags: str) -> Iterator[str]:
+    """A server on a free port, and the line that it prints when it listens."""
     with subprocess.Popen(
-        [TWINWIRE, "serve", "--port", "0"],
+        [TWINWIRE, "serve", "--port", "0", *flags],
         stderr=subprocess.PIPE,
         text=True,
         env=plain_environment(),
     ) as process:
         try:
             assert process.stderr is not None
-            line = process.stderr.readline()
-            assert "listens on http://127.0.0.1:" in line
-            port = int(line.rsplit(":", 1)[1])
-            wait_until(lambda: ask(port, "/ready")[0].status == 200)
+            yield process.stderr.readline()
         finally:
             process.terminate()
         assert process.wait(10) == 0
@@ -195,6 +204,27 @@ def test_sigterm_ends_the_server_and_tells_everybody_over_the_time_it_is_given()
         assert server.process.wait(10) == 0
         assert 0.25 < time.monotonic() - begun < 2.5
         assert server.output == ""
+
+
+@pytest.mark.parametrize("app", ["", "tests.server.app:plain", "tests.server.app:hub"])
+def test_sigterm_spreads_the_return_of_the_clients_over_its_time(app: str) -> None:
+    flags = ("--app", app) if app else ()
+    prefix = "/live" if app.endswith("plain") else ""
+    with (
+        Server(*flags, cwd=ROOT, env={"TWINWIRE_DRAIN_TIME": "1.2"}) as server,
+        ExitStack() as stack,
+    ):
+        path = f"{prefix}/sse?channel=a"
+        streams = [stack.enter_context(stream(server.port, path)) for _ in range(6)]
+        server.process.send_signal(signal.SIGTERM)
+        ends = []
+        with ThreadPoolExecutor(6) as threads:
+            for blocks in threads.map(lambda each: (each.rest(), time.monotonic()), streams):
+                assert blocks[0][-1].event == "reconnect"
+                ends.append(blocks[1])
+        assert max(ends) - min(ends) > 0.5
+        assert server.process.wait(10) == 0
+        assert "Traceback" not in server.output
 
 
 def test_a_second_signal_ends_at_once_what_the_first_one_ends_slowly() -> None:

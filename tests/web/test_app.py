@@ -83,6 +83,18 @@ async def test_what_does_not_run_says_so(path: str, method: str, status: int, wh
         assert "not running" in json.loads(body["body"])["error"]["message"]
 
 
+async def test_an_event_source_to_what_does_not_run_is_told_to_come_back() -> None:
+    # With any status but 200 a browser would give up for good.
+    exchange = Exchange("http", "/sse", "GET")
+    exchange.scope["headers"] = [(b"accept", b"text/event-stream")]
+    start, body, *_ = await exchange.run(Hub().app)
+    assert start["status"] == 200
+    assert (b"content-type", b"text/event-stream") in start["headers"]
+    assert body["body"].startswith(b"retry: ")
+    assert b"event: reconnect\n" in body["body"]
+    assert not body.get("more_body")
+
+
 async def test_a_websocket_to_what_does_not_run_is_not_accepted() -> None:
     sent = await Exchange("websocket", "/ws").run(Hub().app)
     assert [message["type"] for message in sent] == ["websocket.close"]

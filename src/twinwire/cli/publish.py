@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from typer import Argument, Option
 
@@ -18,6 +18,9 @@ from twinwire.errors import BadInput, TwinwireError
 if TYPE_CHECKING:
     from twinwire.cli.tape import Tape
     from twinwire.client import Publisher
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that are left after a Ctrl-C for what is under way."""
 
 
 class _Labels(NamedTuple):
@@ -129,12 +132,17 @@ async def _one(publisher: Publisher, channel: str, labels: _Labels, data: Any) -
 
 @contextlib.asynccontextmanager
 async def _sending(publisher: Publisher) -> AsyncGenerator[None, None]:
-    """Open the publisher; if what is to be published turns out bad, all before it still is."""
+    """Open the publisher. What was sent before bad input or a Ctrl-C is still published."""
     async with publisher:
         try:
             yield
         except BadInput:
             await publisher.flush()
+            raise
+        except asyncio.CancelledError:
+            with contextlib.suppress(TwinwireError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await publisher.flush()
             raise
 
 

@@ -9,23 +9,14 @@ import stat
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from twinwire.cli.terminal import URL, Unread, Url, has_colour, printable, say
-from twinwire.core.feed import Mode
 
 if TYPE_CHECKING:
     from twinwire.client import Event, Gap, Subscription
-
-
-class Wire(StrEnum):
-    """What carries the events."""
-
-    SSE = "sse"
-    WS = "ws"
 
 
 def tail(
@@ -33,7 +24,9 @@ def tail(
         list[str], Argument(help="Channels, or patterns such as 'prices.*' and 'logs.>'.")
     ],
     url: Url = URL,
-    wire: Annotated[Wire, Option(help="Server-Sent Events, or WebSocket.")] = Wire.SSE,
+    wire: Annotated[
+        str, Option(help="Server-Sent Events, or WebSocket.", metavar="sse|ws")
+    ] = "sse",
     since: Annotated[
         str | None,
         Option(
@@ -41,8 +34,11 @@ def tail(
         ),
     ] = None,
     mode: Annotated[
-        Mode, Option(help="Every event, or when behind only the latest of each key.")
-    ] = Mode.EVERY,
+        str,
+        Option(
+            help="Every event, or when behind only the latest of each key.", metavar="every|latest"
+        ),
+    ] = "every",
     as_json: Annotated[
         bool, Option("--json", help="Print a JSON object for each, with its position.")
     ] = False,
@@ -54,7 +50,7 @@ def tail(
     """Print events as they are published. A lost connection is made again, and goes on."""
     from twinwire.client import subscribe
 
-    subscription = subscribe(url, patterns, wire=wire.value, since=since, mode=mode)
+    subscription = subscribe(url, patterns, wire=wire, since=since, mode=mode)
     show = json_line if as_json else human_line(has_colour(sys.stdout))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)

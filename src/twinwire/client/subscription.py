@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from twinwire.client.address import Address
 from twinwire.client.backoff import Backoff
@@ -135,12 +135,12 @@ def subscribe(
     url: str,
     channels: Iterable[str],
     *,
-    wire: Literal["sse", "ws"] = "sse",
+    wire: str = "sse",
     since: Position | str | None = None,
     mode: Mode | str = Mode.EVERY,
     silence: float = SILENCE,
 ) -> Subscription:
-    """Subscribe to `channels` (names and patterns) on the server at `url`.
+    """Subscribe to `channels` (names and patterns) on the server at `url`, over `wire` sse or ws.
 
     It begins with what is published next, or after the position `since`, or at `"earliest"`, with
     the oldest event that the server still has. In mode `latest` it begins with the newest event of

@@ -54,7 +54,7 @@ class Feed:
     """One subscriber. `sink` is whatever the outside knows it by."""
 
     __slots__ = (
-        "__weakref__", "_begun", "ahead", "declared", "foreign", "lane", "latest", "pace",
+        "__weakref__", "_begun", "_fresh", "ahead", "declared", "foreign", "lane", "latest", "pace",
         "position", "selection", "sink", "strict", "wire",
     )  # fmt: skip
 
@@ -80,6 +80,9 @@ class Feed:
         self.ahead: dict[str, int] = {}
         self.lane: Lane | None = None
         self._begun = False
+        # Until it has been brought up to the head once: a lane that is cut once in a while is no
+        # measure for what a client that has just come may see.
+        self._fresh = pace > 0
 
     def start(
         self, selectors: Iterable[str], mode: Mode, since: Position | Start, log: Log
@@ -160,10 +163,13 @@ class Feed:
         if not self.selection:
             self.position = log.head
             return parts
-        goal = lanes.goal(self, log)
+        goal = log.head if self._fresh else lanes.goal(self, log)
         read: list[Any] = []
         while self.position < goal and not read:
             read = self._read(log, goal, limit, replay)
+        if self._fresh and self.position == goal:
+            self._fresh = False
+            goal = lanes.goal(self, log)
         if self.position == goal and not self.ahead:
             lanes.join(self)
         return parts + read

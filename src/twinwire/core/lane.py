@@ -242,6 +242,8 @@ class Lanes:
         """Take what has changed for the lanes of this pace (rule 7)."""
         cuts: list[Cut] = []
         for lane in self._paced.get(pace, ()):
+            if lane.position == log.head:
+                continue
             wire, selection = lane.wire, lane.selection
             events = log.read_latest(selection, lane.position, log.head, _ALL).events
             lost = {s: seq for s in selection if (seq := log.keys_lost(s)) > lane.position}

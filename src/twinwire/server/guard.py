@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from twinwire.settings import KIB, Settings
 from twinwire.web.sink import LINGER
 
-_PIPELINED: Final = 16
+_PIPELINED: Final = 64
 """Requests that may wait on one connection. Over it the connection is closed."""
 
 _STEP: Final = 64 * KIB
@@ -80,6 +80,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if len(self.pipeline) > _PIPELINED:
             self.transport.abort()
+            raise OverflowError  # so that the parser goes no further
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)

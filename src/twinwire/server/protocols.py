@@ -28,6 +28,8 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 
 from twinwire.server.crowd import Gate
 from twinwire.server.guard import GuardedProtocol, refusal
@@ -254,6 +256,16 @@ def _unchunked(cycle: RequestResponseCycle) -> Send:
     return send
 
 
+class _Connection(ServerProtocol):
+    """websockets' protocol, which takes a close in the middle of a message for an error."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            # It may come there (RFC 6455, section 5.4), and nothing of the message follows it.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket over websockets' sans-I/O protocol, with a sink."""
 
@@ -262,6 +274,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.conn.__class__ = _Connection
         self.app = self._offering(self.app)
 
     def _offering(self, app: Any) -> Any:

@@ -16,13 +16,13 @@ import resource
 import signal
 import socket
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.errors import BadSettings
-from twinwire.hub import Hub
+from twinwire.hub import Hub, drain_all
 from twinwire.server.accept import Acceptor
 from twinwire.server.crowd import Gate
 from twinwire.server.protocols import HttpProtocol, WebSocketProtocol
@@ -79,21 +79,19 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         _log.info("twinwire listens on http://%s:%d", shown, port)
-        server = _Server(config, hub, settings.drain_time)
+        server = _Server(config)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, but the hub drains first, and a signal ends it with success.
+    """uvicorn's server, but the hubs drain first, and a signal ends it with success.
 
-    SIGTERM drains over the time of the settings; Ctrl-C, and any second signal, at once.
+    SIGTERM drains over the time of each hub's settings; Ctrl-C, and any second signal, at once.
     """
 
-    def __init__(self, config: uvicorn.Config, hub: Hub, drain_time: float) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._hub = hub
-        self._drain_time = drain_time
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -101,7 +99,8 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         # With no sockets uvicorn starts everything but the accepting, which is ours.
         await super().startup(sockets=[])
-        self.servers = [Acceptor(listener, self._protocol) for listener in sockets or ()]
+        acceptors = [Acceptor(listener, self._protocol) for listener in sockets or ()]
+        self.servers = cast(Any, acceptors)
 
     def _protocol(self) -> asyncio.Protocol:
         return HttpProtocol(
@@ -109,17 +108,16 @@ class _Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        seconds = 0.0 if sig == signal.SIGINT or self._ending else self._drain_time
         if self._loop is None:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._end, seconds)
+            self._loop.call_soon_threadsafe(self._end, sig == signal.SIGINT or bool(self._ending))
 
-    def _end(self, seconds: float) -> None:
-        self._ending.add(asyncio.get_running_loop().create_task(self._drain(seconds)))
+    def _end(self, at_once: bool) -> None:
+        self._ending.add(asyncio.get_running_loop().create_task(self._drain(at_once)))
 
-    async def _drain(self, seconds: float) -> None:
-        await self._hub.drain(seconds)
+    async def _drain(self, at_once: bool) -> None:
+        await drain_all(at_once=at_once)
         self.should_exit = True
 
     @contextlib.contextmanager

@@ -12,8 +12,9 @@ from twinwire.hub import Hub
 from twinwire.web.admission import Admission
 from twinwire.web.answers import answer
 from twinwire.web.api import Api
+from twinwire.web.echo import echo
 from twinwire.web.sse import SseEndpoint
-from twinwire.web.websocket import WebSocketEndpoint, echo
+from twinwire.web.websocket import WebSocketEndpoint
 
 
 def build(hub: Hub) -> ASGIApp:

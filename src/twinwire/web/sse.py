@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from twinwire.core.event import Position
@@ -62,12 +63,23 @@ class SseEndpoint:
             with self._admission.admit(scope):
                 await self._serve(scope, receive, send)
         except Ending as error:
-            response = refusal(Refusal.NOT_AVAILABLE.code, str(error), 503)
-            response.headers["Retry-After"] = "1"
+            response = self._later(Request(scope), str(error))
             await response(scope, receive, send)
         except Crowded as error:
             response = refusal(Refusal.LIMIT_EXCEEDED.code, str(error), 429)
             await response(scope, receive, send)
+
+    def _later(self, request: Request, why: str) -> Response:
+        """Come back in a moment: 503, but to an `EventSource` a stream that says so and ends.
+
+        A browser gives up for good on every status but 200 (WHATWG HTML, section 9.2.3).
+        """
+        if "text/event-stream" in request.headers.get("accept", ""):
+            last = sse.farewell(CloseReason.SHUTDOWN, _retry(self._hub))
+            return Response(last, headers={k.decode(): v.decode() for k, v in _HEADERS})
+        response = refusal(Refusal.NOT_AVAILABLE.code, why, 503)
+        response.headers["Retry-After"] = "1"
+        return response
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -170,6 +182,7 @@ class _Stream:
         self._hub.fanout.detach(self._feed)
 
     def _schedule(self, delay: float) -> None:
+        delay = min(delay, max(0.0, self._ends - time.monotonic()))
         self._beat = asyncio.get_running_loop().call_later(delay, self._heartbeat)
 
     def _heartbeat(self) -> None:

@@ -1,4 +1,4 @@
-"""`/ws`: the Centrifuge client protocol over WebSocket, and `/echo`.
+"""`/ws`: the Centrifuge client protocol over WebSocket.
 
 `core.session` decides; this file carries its effects out, in their order, and gives the results
 back to it. Publishing and commands run as tasks of their own, so that a slow one holds up neither
@@ -111,6 +111,9 @@ async def _send_conversation(
                 "code": talk.reason.code,
                 "reason": talk.reason.text,
             }
+            # Granian closes nothing while somebody waits for the next message.
+            reader.cancel()
+            await asyncio.wait((reader,))
             await send(close)
     finally:
         for task in (writer, reader):
@@ -325,11 +328,19 @@ class _Conversation:
         session, sink = self._session, self._sink
         channel = f"stream:{session.client}:{id}"
         task = self._streams[channel] = cast("asyncio.Task[Any]", asyncio.current_task())
+        turn = self._hub.settings.slice_ms / 1000
+        until = time.perf_counter() + turn
         self._carry_out(session.streaming(id, channel))
         try:
             async for data in answer:
                 await sink.room()
+                if self.reason is not None:
+                    return session.notified()
                 self._carry_out(session.streamed(channel, data))
+                if time.perf_counter() > until:
+                    # A handler that waits for nothing, and a client as fast: others go on.
+                    await asyncio.sleep(0)
+                    until = time.perf_counter() + turn
         except CommandError as error:
             return session.stream_ended(channel, Unsubscribed.STREAM_FAILED, error.message)
         except asyncio.CancelledError:
@@ -386,14 +397,3 @@ def _wants_protobuf(scope: Scope, offered: list[str]) -> bool:
 
 async def _never(*args: Any) -> Any:
     raise RuntimeError("only the scope is asked")
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Returns each message as it came, text as text and bytes as bytes."""
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        if message.get("text") is not None:
-            await send({"type": "websocket.send", "text": message["text"]})
-        else:
-            await send({"type": "websocket.send", "bytes": message["bytes"]})

@@ -7,7 +7,7 @@ fires nothing: the priming block and the heartbeats are such.
 What is in `data` is chosen by the client: with format `data` just what was published (bytes as
 base64), with format `event` a JSON object that also names the channel::
 
-    {"channel":"prices.EURUSD","data":{"bid":1.1},"key":"EURUSD","time":1763800000123}
+    {"channel": "prices.EURUSD", "data": {"bid": 1.1}, "key": "EURUSD", "time": 1763800000123}
 
 Control events (`gap`, `heartbeat`, `reconnect`, `error`) have a type that no publisher may use.
 """
@@ -93,9 +93,7 @@ class SseWire:
 
     def gap(self, gap: Gap) -> bytes:
         """The control event `gap`. It has no id: what follows the gap moves the position."""
-        return control(
-            "gap", {"from": str(gap.begin), "to": str(gap.end), "reason": gap.why.value}
-        )
+        return control("gap", {"from": str(gap.begin), "to": str(gap.end), "reason": gap.why.value})
 
 
 _DATA, _EVENT = SseEncoding(envelope=False), SseEncoding(envelope=True)
