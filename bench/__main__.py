@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import commands, fanout, lib, storm
+from bench import commands, fanout, lib, slow_consumers, storm
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], int]] = {
     "fanout": fanout.main,
     "commands": commands.main,
+    "slow_consumers": slow_consumers.main,
     "storm": storm.main,
     "check": lib.check_main,
 }

@@ -329,11 +329,15 @@ class Socket:
         payload = self.response._exactly(size)
         return Frame(first & 0x0F, payload, bool(first & 0x80))
 
-    def closed(self) -> Frame:
-        """The server's close frame, whatever comes before it; then the connection's end."""
+    def closed(self, *, answer: bool = True) -> Frame:
+        """The server's close frame, whatever comes before it; then the connection's end.
+
+        With `answer` off it is an answer itself, and wants none.
+        """
         while (read := self.read()).opcode != CLOSE:
             continue
-        self.send(CLOSE, read.payload[:2])
+        if answer:
+            self.send(CLOSE, read.payload[:2])
         assert not self.response._more(), "bytes after the close frame"
         return read
 

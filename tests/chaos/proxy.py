@@ -105,7 +105,10 @@ class Line:
     def _half_close(self, at: _Leg, other: _Leg) -> None:
         self._half_closed = True
         other.transport.pause_reading()
-        at.transport.write_eof()
+        try:
+            at.transport.write_eof()
+        except OSError:
+            pass  # the connection has just been lost
         self._timer = self._loop.call_later(1, self._cut)
 
     def _delay(self) -> None:

@@ -250,6 +250,50 @@ def test_a_subscription_does_not_repeat_what_others_have_had() -> None:
     assert told == [(4, "b"), (6, "a"), (7, "b")]
 
 
+def test_what_a_subscription_has_had_is_not_forgotten_for_one_that_is_further_behind() -> None:
+    log = log_of("c", "b", "a", "c", "b")
+    reader = Reader(log, subscriptions())
+    reader.subscribe("a", None)
+    reader.subscribe("b", at(0))
+    reader.subscribe("c", at(0))
+    told = []
+    while not reader.live:
+        told += reader.step()
+    assert told == [(4, "c"), (5, "b")]
+
+
+def test_a_subscription_that_comes_back_is_not_taken_for_what_it_was() -> None:
+    log = log_of("a", "b", "a", "b")
+    reader = Reader(log, subscriptions())
+    reader.subscribe("a", None)
+    reader.subscribe("b", at(0))
+    reader.feed.drop(["a"])
+    assert reader.subscribe("a", at(0)).events == [event(1, "a")]
+    told = []
+    while not reader.live:
+        told += reader.step()
+    assert told == [(3, "a"), (4, "b")]
+
+
+def test_a_feed_with_subscriptions_further_on_does_not_join_a_batch_they_have_had() -> None:
+    log, wire = log_of(), subscriptions()
+    one, two = Reader(log, wire), Reader(log, wire)
+    two.lanes = one.lanes
+    for selector in ("a", "b"):
+        one.subscribe(selector, None)
+    assert one.step() == []
+    two.subscribe("a", None)
+    for seq, name in enumerate("ab", 1):
+        publish(log, name)
+        one.lanes.append(event(seq, name))
+    assert two.subscribe("b", None).start == at(2)
+    assert two.step() == []
+    assert not two.live
+    one.lanes.cut(log.head)
+    assert two.step() == [(1, "a")]
+    assert two.live
+
+
 def test_a_channel_that_several_subscriptions_match_comes_once_for_each() -> None:
     log = log_of()
     reader = Reader(log, subscriptions())

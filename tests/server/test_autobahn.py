@@ -1,6 +1,6 @@
 """Autobahn's WebSocket cases against `/echo`, which our own protocol class serves.
 
-Two groups are left out: 12 and 13 are about permessage-deflate, which we decline when it is offered.
+Groups 12 and 13 are left out: they are about permessage-deflate, which we decline.
 """
 
 from collections.abc import Iterator

@@ -188,7 +188,7 @@ class Told:
         assert sorted(self.oldest[2:])[len(self.oldest) // 2] <= pace + 0.1
 
 
-def test_a_paced_stream_is_never_told_more_often_nor_older_than_it_asked_and_ends_up_with_the_newest(
+def test_a_paced_stream_is_told_as_often_as_it_asked_and_ends_up_with_the_newest_of_each_key(
     port: int, api: Api
 ) -> None:
     told = Told()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
-from tests.plain import Api, Block, Socket, Stream, Talk, ask, connect, get, stream, talk
+from tests.plain import Api, Block, Stream, Talk, ask, connect, get, stream, talk
 from tests.servers import Server, unused_port
 from tests.waiting import wait_until
 
@@ -141,8 +141,7 @@ def test_one_who_takes_nothing_is_closed_after_the_timeout_whatever_it_is_not_ta
     with Api(port) as api, talk(port, receive_buffer=4096) as slow:
         stall(port, api, slow)
         wait_until(lambda: inside(port)["feeds"] == 0)
-        now = inside(port)
-        assert now["begun"] == now["ended"]
+        wait_until(lambda: (now := inside(port))["begun"] == now["ended"])
 
 
 def test_one_who_reads_slowly_but_steadily_is_not_closed(impatient: Server) -> None:
@@ -185,14 +184,3 @@ def test_when_all_together_hold_too_much_the_fullest_are_closed_and_the_others_a
         assert 1 < inside(port)["feeds"] < 21
         last = api.publish("a", "last")
         assert reader.event().id == last
-
-
-def test_one_who_is_refused_further_commands_for_not_reading_is_not_forgotten(
-    impatient: Server,
-) -> None:
-    """A stalled client without any subscription has no place in a lane, and is closed all the same."""
-    port = impatient.port
-    with Api(port) as api, connect(port, receive_buffer=4096) as sock:
-        opened = Talk(Socket(sock, "/ws"))
-        stalled_by_answers(port, api, opened)
-        wait_until(lambda: inside(port)["feeds"] == 0)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from twinwire.cli.terminal import URL, Unread, Url, has_colour, printable, say
+from twinwire.core.feed import Mode
 
 if TYPE_CHECKING:
     from twinwire.client import Event, Gap, Subscription
+    from twinwire.client.ledger import Ledger
 
 
 def tail(
@@ -46,21 +48,41 @@ def tail(
     retry: Annotated[
         bool, Option("--retry", help="Keep trying even if the first connection fails.")
     ] = False,
+    verified: Annotated[
+        bool,
+        Option(
+            "--verify", help="At the end, check against the server's history that nothing is lost."
+        ),
+    ] = False,
+    api_key: Annotated[
+        str | None, Option(help="The server's API key, for --verify.", envvar="TWINWIRE_API_KEY")
+    ] = None,
 ) -> int:
     """Print events as they are published. A lost connection is made again, and goes on."""
     from twinwire.client import subscribe
+    from twinwire.client.ledger import Ledger
 
     subscription = subscribe(url, patterns, wire=wire, since=since, mode=mode)
+    ledger = Ledger(patterns, Mode(mode), subscription.position, one_order=wire == "sse")
     show = json_line if as_json else human_line(has_colour(sys.stdout))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        asyncio.run(_until_unread(_follow(subscription, show, url, count, retry)))
+        asyncio.run(_until_unread(_follow(subscription, show, url, count, retry, ledger)))
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
         raise Unread from None
-    return 0
+    return _judge(ledger, url, api_key) if verified else 0
+
+
+def _judge(ledger: Ledger, url: str, api_key: str | None) -> int:
+    from twinwire.cli.verify import verify
+
+    verdict = asyncio.run(verify(ledger, url, api_key))
+    for line in str(verdict).splitlines():
+        say(line)
+    return 0 if verdict.adds_up else 1
 
 
 async def _follow(
@@ -69,6 +91,7 @@ async def _follow(
     url: str,
     count: int | None,
     retry: bool,
+    ledger: Ledger,
 ) -> None:
     from twinwire.client import Connected, Disconnected, Event, Unreachable
 
@@ -86,6 +109,7 @@ async def _follow(
                         raise Unreachable(url, why)
                     say(f"{why}; trying again in {delay:.1f} s")
                 case _:
+                    ledger.add(item)
                     sys.stdout.write(show(item) + "\n")
                     if left is not None and isinstance(item, Event):
                         left -= 1

@@ -146,15 +146,15 @@ class Session:
             return Connect(command.id, command.connect)
         if command.connect is not None or self._state is not _State.OPEN:
             raise _Bad
-        self._allowance -= 1
-        if self._allowance < 0:
-            self._allowance = 0
+        if self._allowance < 1:
+            # What has come together stays: who keeps asking gets as much as is allowed.
             if command.send is not None:
                 # It has no id and so cannot be answered with an error.
                 return self.close(CloseReason.TOO_MANY_REQUESTS)
             raise Refusal.TOO_MANY_REQUESTS.error(
                 f"too many requests: {self._limits.rate} a second (commands_per_second)"
             )
+        self._allowance -= 1
         if command.subscribe is not None:
             return self._subscribe(command.id, command.subscribe)
         if command.unsubscribe is not None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import struct
 from functools import cache, partial
 from typing import Any, cast
 
@@ -74,7 +75,11 @@ class _SocketSink(Sink):
         self._transport.write(data)
         self._transport.close()
         # A peer that reads nothing would keep a closing transport for ever.
-        asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+        asyncio.get_running_loop().call_later(LINGER, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if not self.gone:
+            _cut_off(self._transport)
 
 
 class _HttpSink(_SocketSink):
@@ -333,10 +338,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         our close frame away from it.
         """
         self.close_sent = True
-        self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+        self.close_timer = self.loop.call_later(LINGER, self._cut_off)
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+
+    def _cut_off(self) -> None:
+        if not self.disconnected:
+            _cut_off(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.disconnected = True
@@ -358,6 +367,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # With a close frame sent, the client has until the timer to answer it.
         if not self.close_sent:
             super().shutdown()
+
+
+def _cut_off(transport: asyncio.Transport) -> None:
+    """End it now, and if the peer does not read by a reset: what the kernel still has for it would
+    be kept for long."""
+    tcp = transport.get_extra_info("socket")
+    if tcp is not None and transport.get_write_buffer_size():
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _tune(transport: asyncio.Transport, settings: Settings) -> None:

@@ -39,6 +39,10 @@ _HEADERS = [
 ]
 
 
+_EARLY = 0.01
+"""Seconds that a timer may come too early: the loop counts in milliseconds."""
+
+
 class _Wanted(NamedTuple):
     """What a request asks for."""
 
@@ -187,7 +191,7 @@ class _Stream:
 
     def _heartbeat(self) -> None:
         hub, feed, sink = self._hub, self._feed, self._sink
-        if time.monotonic() >= self._ends:
+        if time.monotonic() + _EARLY >= self._ends:
             return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
