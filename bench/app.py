@@ -9,7 +9,7 @@ having used the processor has waited for other programs.
 import asyncio
 import os
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from twinwire import Hub
 
@@ -21,10 +21,12 @@ class _WatchedHub(Hub):
     async def start(self) -> None:
         await super().start()
         if path := os.environ.get("BENCH_STALLS"):
-            _watch(asyncio.get_running_loop(), open(path, "w", buffering=1))  # noqa: SIM115
+            _watch(asyncio.get_running_loop(), path)
 
 
-def _watch(loop: asyncio.AbstractEventLoop, file: TextIO) -> None:
+def _watch(loop: asyncio.AbstractEventLoop, path: str) -> None:
+    file = open(path, "w", buffering=1)  # noqa: SIM115 (until the process ends)
+
     def turn(due: float, used: float) -> None:
         now, cpu = time.monotonic(), time.thread_time()
         if now - due > _LATE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import subprocess
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -110,11 +109,11 @@ def verdict(options: argparse.Namespace, runs: Sequence[lib.Run]) -> dict[str, f
             return float(o["latency_ms"]["p99"] if name == "p99" else o[name])
 
         pairs = zip(groups[True], groups[False], strict=True)
-        return lib.median(value(some) / value(none) for some, none in pairs)
+        return float(lib.median(value(some) / value(none) for some, none in pairs))
 
     def memory(name: str) -> float:
         some, none = (lib.median(o["memory"][name] for o in groups[s]) for s in (True, False))
-        return (some - none) / options.stalled
+        return float(some - none) / float(options.stalled)
 
     return {
         "rate": ratio("per_second"),

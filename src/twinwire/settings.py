@@ -176,7 +176,7 @@ class Settings(BaseModel):
         "one). Over it: 429 on SSE, close 3504 on WebSocket.",
     )
     commands_per_second: int = Field(
-        default=200,
+        default=1000,
         ge=1,
         description="Commands of one connection in a second, and as many at once. Over it: error "
         "111.",
@@ -251,7 +251,7 @@ class Settings(BaseModel):
         "are forgotten and encoded anew.",
     )
     write_high: int = Field(
-        default=64 * KIB,
+        default=32 * KIB,
         ge=KIB,
         description="Bytes waiting to be written to one client. Over it the client is full: it "
         "leaves its lane and reads the log again when they are gone.",

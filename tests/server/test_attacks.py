@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests import ROOT
-from tests.plain import PATIENCE, Api, Response, ask, connect, get, parse_blocks, stream, talk
+from tests.plain import Api, Response, ask, connect, get, parse_blocks, stream, talk
 from tests.servers import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 MIB = 1 << 20
 MANY = 1000

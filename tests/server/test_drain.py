@@ -136,21 +136,6 @@ def read_to_the_end(talking: Talk) -> list[int]:
     return offsets
 
 
-def test_after_a_drain_a_position_is_good_for_what_was_published_meanwhile() -> None:
-    with serve(1) as server, Api(server.port) as api, talk(server.port) as other:
-        with stream(server.port, "/sse?channel=a") as reader:
-            other.ask(subscribe={"channel": "a"})
-            server.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: ask(server.port, "/ready")[0].status == 503)
-            position = api.publish("a", 1)
-            ids = {block.id for block in reader.rest() if block.data and block.id}
-            epoch, offset = position.split("-")
-            history = {"channel": "a", "since": {"epoch": epoch, "offset": int(offset) - 1}}
-            found = api.result("history", **history, limit=-1)["publications"]
-            assert [pub["offset"] for pub in found] == [int(offset)]
-            assert ids <= {position}
-
-
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_tells_everybody_at_once(second: signal.Signals) -> None:
     with serve(60) as server, clients(server.port) as (streams, talks):
@@ -196,8 +181,10 @@ def embedded(kind: str, seconds: float) -> Command:
     port = unused_port()
     where = {
         "uvicorn": ["uvicorn", "--port", str(port), "--log-level", "warning"],
-        "hypercorn": ["hypercorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "20"],
-    }[kind]
+        "hypercorn": ["hypercorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "3"],
+    }[kind.split()[0]]
+    if kind == "hypercorn":
+        where += ["--workers", "0"]  # no process of its own, to which no signal comes
     return Command(
         [sys.executable, "-m", *where, "tests.server.embedded:app"],
         port,
@@ -238,7 +225,9 @@ def test_under_another_server_ctrl_c_ends_at_once(kind: str) -> None:
 
 @pytest.mark.parametrize("wire", ["sse", "ws"])
 @pytest.mark.parametrize("kind", ["uvicorn", "hypercorn"])
-def test_under_another_server_one_who_reads_nothing_is_let_go_of(kind: str, wire: str) -> None:
+def test_under_another_server_who_reads_nothing_takes_the_farewell_from_nobody(
+    kind: str, wire: str
+) -> None:
     with embedded(kind, 0) as server, Api(server.port) as api, ExitStack() as stack:
         port = server.port
         if wire == "sse":
@@ -257,3 +246,16 @@ def test_under_another_server_one_who_reads_nothing_is_let_go_of(kind: str, wire
         # The rest is the server's own: what it makes of a connection that nobody reads.
         stack.close()
         server.process.wait(10)
+
+
+def test_hypercorns_worker_hears_no_signal_and_ends_when_its_own_patience_does() -> None:
+    """Its clients are cut, and come back with their positions."""
+    with embedded("hypercorn worker", 60) as server, clients(server.port) as (streams, _):
+        with Api(server.port) as api:
+            position = api.publish("a", 1)
+        assert streams[0].event().id == position
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert streams[0].sock.recv(1) == b""
+        server.process.wait(10)
+        assert time.monotonic() - begun < 8

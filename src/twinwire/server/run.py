@@ -34,7 +34,8 @@ _log = logging.getLogger("twinwire")
 _GC_THRESHOLDS = (5_000, 5, 1_000)
 """Thousands of connections are thousands of long-lived objects: the default of 700 new ones
 between collections would walk them again and again (a third of the time of a reconnect storm).
-Not much more of the first either: each collection holds the loop, 20,000 objects for up to 12 ms."""
+Not much more of the first either: each collection holds the loop, 20,000 objects for up to 12 ms.
+"""
 
 _GRACE = 1
 """Seconds that open requests have at the end, after their streams have been told."""
