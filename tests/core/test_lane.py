@@ -300,3 +300,16 @@ def test_a_paced_lane_is_told_of_a_channel_that_was_forgotten_whole() -> None:
     (cut,) = ground.lanes.cut_paced(50, ground.log)
     gap = Gap(Position(EPOCH, 0), Position(EPOCH, 1), Why.EVICTED, ("a",))
     assert wire.read(cut.data) == [gap]
+
+
+def test_who_comes_to_a_paced_lane_does_not_hide_from_it_what_was_forgotten() -> None:
+    ground, wire = Ground(channels_max=2), stream()
+    ground.live(wire, "a", pace=50)
+    ground.publish("a", "b", "c")
+    late = Feed(wire, pace=50)
+    late.start(["a"], Mode.LATEST, ground.log.position, ground.log)
+    assert late.advance(ground.log, ground.lanes, ENOUGH) == []
+    (cut,) = ground.lanes.cut_paced(50, ground.log)
+    gap = Gap(Position(EPOCH, 0), Position(EPOCH, 1), Why.EVICTED, ("a",))
+    assert wire.read(cut.data) == [gap]
+    assert late not in cut.members

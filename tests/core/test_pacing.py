@@ -213,3 +213,21 @@ def test_whatever_happens_clients_are_told_at_the_cuts_what_is_no_older_than_the
             client
         )
         assert client.feed.lane is ground.clients[0].feed.lane
+
+
+def test_who_comes_does_not_take_from_the_others_that_a_channel_was_forgotten() -> None:
+    log, lanes, wire = Log(EPOCH, channels_max=1), Lanes(), stream()
+    feeds = []
+    for begin in (1, 3):
+        feed = Feed(wire, pace=PACE)
+        feed.start(["a"], Mode.LATEST, Start.NOW, log)
+        feed.advance(log, lanes, ENOUGH)
+        feeds.append(feed)
+        if begin == 1:
+            log.append(event(1, "a"))
+            log.append(event(2, "b"))  # and nothing is known of "a" any more
+    (cut,) = lanes.cut_paced(PACE, log)
+    assert cut.members == feeds[:1]
+    (gap,) = wire.read(cut.data)
+    assert isinstance(gap, Gap)
+    assert gap.selectors == ("a",)

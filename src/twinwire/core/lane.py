@@ -246,7 +246,7 @@ class Lanes:
                 continue
             wire, selection = lane.wire, lane.selection
             events = log.read_latest(selection, lane.position, log.head, _ALL).events
-            lost = {s: seq for s in selection if (seq := log.keys_lost(s)) > lane.position}
+            lost = _keys_lost(lane, log)
             begin, lane.position = lane.position, log.head
             if not events and not lost:
                 continue
@@ -271,7 +271,8 @@ class Lanes:
             return log.head
         if lane.pace and feed.position > lane.position:
             changed = log.read_latest(lane.selection, lane.position, log.head, 1).events
-            if not changed:
+            # Its members must still be told also of what has been forgotten.
+            if not changed and not _keys_lost(lane, log):
                 lane.position = log.head
         return lane.position
 
@@ -348,6 +349,11 @@ class Lanes:
         for channel, found in self._matching.items():
             if text in found:
                 self._matching[channel] = tuple(other for other in found if other != text)
+
+
+def _keys_lost(lane: Lane, log: Log) -> dict[str, int]:
+    """What the log has forgotten since the lane's cut, by selector; see `Log.keys_lost`."""
+    return {s: seq for s in lane.selection if (seq := log.keys_lost(s)) > lane.position}
 
 
 def encoded(encoding: Encoding, events: Iterable[Event], selection: Selection) -> list[Any]:
