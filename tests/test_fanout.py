@@ -346,6 +346,30 @@ class RaisesAtClose(Raises):
         raise OSError("as asked")
 
 
+class Leaves(Sink):
+    """Finds at its first write that its connection is gone."""
+
+    def write(self, data: bytes) -> None:
+        self.full = True
+        self.fanout.detach(self.feed)
+
+
+@pytest.mark.parametrize("since", [Start.NOW, 0])
+async def test_a_sink_that_leaves_while_it_is_written_to_hurts_nobody_else(
+    since: int | Start,
+) -> None:
+    stage = Stage()
+    stage.publish("a")
+    before = stage.sink(since=since)
+    stage.sink(since=since, kind=Leaves)
+    after = stage.sink(since=since)
+    await stage.settle()
+    stage.publish("a")
+    await stage.settle()
+    assert before.got == after.got == ["1", "2"][0 if since == 0 else 1 :]
+    assert list(stage.fanout.feeds) == [before.feed, after.feed]
+
+
 @pytest.mark.parametrize("kind", [Raises, RaisesAtClose])
 @pytest.mark.parametrize("since", [Start.NOW, 0])
 async def test_a_sink_that_raises_is_closed_and_hurts_nobody_else(

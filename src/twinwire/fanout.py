@@ -204,7 +204,7 @@ class Fanout:
                 self._read_on(feed)
         for cut in cuts:
             for feed in cut.members:
-                if feed.lane is cut.lane:
+                if cut.awaited_by(feed):
                     self._give(feed, cut.data, cut.position, cut.broken)
                 yield
         now = time.perf_counter()
@@ -229,6 +229,8 @@ class Fanout:
         except Exception:  # noqa: BLE001 (rule 5)
             _log.exception("a sink failed")
             broken = CloseReason.WRITE_ERROR
+        if feed not in self.feeds:
+            return  # a sink that found its connection gone may have detached it
         feed.position = position
         if broken is not None:
             self.close(feed, broken)
@@ -286,6 +288,8 @@ class Fanout:
         except Exception:  # noqa: BLE001 (rule 5)
             _log.exception("a sink failed")
             self.close(feed, CloseReason.WRITE_ERROR)
+            return
+        if feed not in self.feeds:
             return
         if feed.lane is None:
             if parts or feed.position != before:
