@@ -1,7 +1,7 @@
 """WebSocket frames that a server sends (RFC 6455, section 5): never masked, never fragmented.
 
 A lane's members share the very bytes of a frame; that is why they are made here and not by the
-connection. Frames from clients are read by the server's WebSocket implementation.
+connection. Frames from clients are read by `twinwire.wires.frame_reader`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
 
 _FIN: Final = 0x80
 _REASON_MAX: Final = 123
