@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from twinwire.commands import Caller
     from twinwire.core.event import Event, Position
     from twinwire.core.feed import Mode
+    from twinwire.core.grants import Grants
     from twinwire.embed import Hub
     from twinwire.errors import CommandError, Lost, TwinwireError
     from twinwire.settings import Settings
@@ -21,6 +22,7 @@ __all__ = [
     "Caller",
     "CommandError",
     "Event",
+    "Grants",
     "Hub",
     "Lost",
     "Mode",
@@ -34,6 +36,7 @@ _HOMES = {
     "Caller": "commands",
     "CommandError": "errors",
     "Event": "core.event",
+    "Grants": "core.grants",
     "Hub": "embed",
     "Lost": "errors",
     "Mode": "core.feed",

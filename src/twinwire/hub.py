@@ -27,6 +27,7 @@ from twinwire.brokers import connect
 from twinwire.commands import Caller, Commands, Handler
 from twinwire.core.event import Draft, Event, Position, check_channel, draft
 from twinwire.core.feed import Feed, Gap, Mode, Start, knows
+from twinwire.core.grants import Grants
 from twinwire.core.log import OVERHEAD, Log
 from twinwire.errors import Closed, CloseReason, Lost, NotRunning, Refusal
 from twinwire.fanout import Fanout
@@ -51,6 +52,10 @@ class Past(NamedTuple):
     head: Position
 
 
+Authorize = Callable[[Any], Awaitable[Grants | None]]
+"""Decides what a connection may do; see `Hub`."""
+
+
 _running: weakref.WeakSet[Hub] = weakref.WeakSet()
 """The hubs of this process that run."""
 
@@ -64,14 +69,25 @@ class Hub:
     """One log, its subscribers and its commands."""
 
     def __init__(
-        self, broker: str | None = None, *, settings: Settings | None = None, **overrides: Any
+        self,
+        broker: str | None = None,
+        *,
+        authorize: Authorize | None = None,
+        settings: Settings | None = None,
+        **overrides: Any,
     ) -> None:
-        """`broker` is a URL; `overrides` are settings by name. Raises `BadSettings`."""
+        """`broker` is a URL; `overrides` are settings by name. Raises `BadSettings`.
+
+        `authorize` is asked for every connection that wants a stream, before it is answered: with
+        Starlette's `HTTPConnection` (a `Request` or a `WebSocket`), for what it may do, or None to
+        refuse it. Without it everybody may do what the settings allow.
+        """
         if settings is None:
             settings = Settings.load(given=overrides)
         elif overrides:
             settings = Settings.load(given={**settings.model_dump(exclude_unset=True), **overrides})
         self.settings = settings
+        self.authorize = authorize
         self.commands = Commands()
         self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
         self.running = False

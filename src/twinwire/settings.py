@@ -175,6 +175,12 @@ class Settings(BaseModel):
         description="Streams of one client address, 0 for no limit (behind a proxy all may have "
         "one). Over it: 429 on SSE, close 3504 on WebSocket.",
     )
+    connections_per_user: int = Field(
+        default=0,
+        ge=0,
+        description="Streams of one user, as `authorize` names them; 0 for no limit. Over it: 429 "
+        "on SSE, close 3504 on WebSocket.",
+    )
     commands_per_second: int = Field(
         default=1000,
         ge=1,

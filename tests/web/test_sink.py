@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -63,10 +63,23 @@ class Drained:
         self.detached += 1
 
 
+class Stream:
+    """Owns a sink, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[CloseReason | str] = []
+
+    def say_farewell(self, reason: CloseReason) -> None:
+        self.told.append(reason)
+
+    def lost(self) -> None:
+        self.told.append("lost")
+
+
 def bound(sink: SendSink) -> Drained:
     hub = Drained()
     feed = Feed(sse.wire(envelope=False, chunked=False), sink)
-    sink.bind(cast(Hub, hub), (feed,), lambda reason: None)
+    sink.bind(cast(Hub, hub), (feed,))
     return hub
 
 
@@ -152,11 +165,10 @@ async def test_a_send_that_fails_ends_the_sink_and_wakes_who_waits() -> None:
 
     sink = SendSink(fail, high=1)
     hub = bound(sink)
-    waiting = [asyncio.create_task(sink.ended())]
     sink.write(b"abc")
-    waiting.append(asyncio.create_task(sink.room()))
+    waiting = asyncio.create_task(sink.room())
     async with running(sink) as task:
-        await asyncio.gather(*waiting)
+        await waiting
         with pytest.raises(OSError, match="gone"):
             await task
     assert sink.gone
@@ -164,21 +176,21 @@ async def test_a_send_that_fails_ends_the_sink_and_wakes_who_waits() -> None:
     assert hub.detached
 
 
-async def test_a_sink_says_farewell_once() -> None:
-    said: list[Any] = []
+async def test_a_sink_lets_its_owner_say_farewell_once_and_tells_it_of_the_end_once() -> None:
+    owner = Stream()
     sink = SendSink(Gate(), high=1)
-    hub = Drained()
-    sink.bind(cast(Hub, hub), (), said.append)
+    sink.bind(cast(Hub, Drained()), (), owner)
     sink.close(CloseReason.SLOW)
     sink.close(CloseReason.SHUTDOWN)
-    assert said == [CloseReason.SLOW]
+    sink.lost()
+    sink.lost()
+    assert owner.told == [CloseReason.SLOW, "lost"]
 
 
 async def test_a_sink_that_is_gone_says_nothing() -> None:
-    said: list[Any] = []
+    owner = Stream()
     sink = SendSink(Gate(), high=1)
-    sink.bind(cast(Hub, Drained()), (), said.append)
+    sink.bind(cast(Hub, Drained()), (), owner)
     sink.lost()
     sink.close(CloseReason.SHUTDOWN)
-    assert said == []
-    await sink.ended()
+    assert owner.told == ["lost"]

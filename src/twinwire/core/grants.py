@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 
 class Grants(NamedTuple):
-    """Patterns of the channels that may be read and published to."""
+    """Patterns of the channels that may be read and published to, and whose connection it is: a
+    user's name, or "" for nobody in particular."""
 
     subscribe: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
+    user: str = ""
 
     def may_subscribe(self, selector: str) -> bool:
         """Whether every channel that `selector` matches may be read, live and in the past."""

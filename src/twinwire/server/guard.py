@@ -93,10 +93,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._on_time()
         super().on_message_complete()
 
-    def handle_websocket_upgrade(self) -> None:
-        self._on_time()
-        super().handle_websocket_upgrade()
-
     def refuse(self, answer: bytes) -> None:
         """Write `answer` and end, throwing away what still comes.
 
@@ -104,7 +100,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         self._refused = True
         self.transport.write(answer)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._within(LINGER)
 
     def _within(self, seconds: float) -> None:

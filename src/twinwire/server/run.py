@@ -25,7 +25,8 @@ from twinwire.errors import BadSettings
 from twinwire.hub import Hub, drain_all
 from twinwire.server.accept import Acceptor
 from twinwire.server.crowd import Gate
-from twinwire.server.protocols import HttpProtocol, WebSocketProtocol
+from twinwire.server.http import HttpProtocol
+from twinwire.server.websocket import WebSocketSink
 from twinwire.settings import Settings
 from twinwire.web.app import build
 
@@ -60,7 +61,8 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
     config = uvicorn.Config(
         _Application(settings, hub, app),
         http=HttpProtocol,
-        ws=WebSocketProtocol,
+        # Never made by uvicorn: that there is one lets requests to upgrade through.
+        ws=WebSocketSink,
         ws_max_size=settings.message_max_bytes,
         # Our own pings are the protocol's; and a shared frame must not be mixed with a stateful
         # compressor on one connection.

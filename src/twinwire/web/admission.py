@@ -1,13 +1,16 @@
-"""Who may open a stream now: not while the hub ends, and not too many from one address."""
+"""Who may open a stream now, and what it may do: not while the hub ends, not one who is refused,
+and not too many from one address or of one user."""
 
 from __future__ import annotations
 
+import math
+import random
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from starlette.types import Scope
+from starlette.requests import HTTPConnection
 
+from twinwire.core.grants import Grants
 from twinwire.errors import TwinwireError
 from twinwire.hub import Hub
 
@@ -20,43 +23,93 @@ class Ending(TwinwireError):
 
 
 class Crowded(TwinwireError):
-    """There are too many streams from one address."""
+    """There are too many streams already; `limit` is the setting's name, `allowed` its value."""
 
-    def __init__(self, allowed: int) -> None:
+    def __init__(self, whose: str, allowed: int, limit: str) -> None:
+        self.whose = whose
         self.allowed = allowed
-        super().__init__(allowed)
+        self.limit = limit
+        super().__init__(whose, allowed, limit)
 
     def __str__(self) -> str:
-        return (
-            f"too many streams from your address, {self.allowed} are allowed "
-            "(connections_per_address)"
-        )
+        return f"too many streams {self.whose}, {self.allowed} are allowed ({self.limit})"
+
+
+class Refused(TwinwireError):
+    """The application does not let this connection in."""
+
+    def __str__(self) -> str:
+        return "unauthorized"
+
+
+class Place:
+    """The place that an open stream has. `leave` gives it back."""
+
+    __slots__ = ("_admission", "_names", "ends", "grants")
+
+    def __init__(self, admission: Admission, grants: Grants, lifetime: float) -> None:
+        """`lifetime` is in seconds, 0 for no limit."""
+        self.grants = grants
+        self.ends = math.inf
+        """When the stream is told to come back, by the monotonic clock."""
+        if lifetime:
+            self.ends = time.monotonic() + lifetime * (0.9 + 0.2 * random.random())
+        self._admission = admission
+        self._names: tuple[str, ...] = ()
+
+    def count(self, name: str, allowed: int, whose: str, limit: str) -> None:
+        """Count this stream under `name`, if `allowed` is not 0. Raises `Crowded`."""
+        if not allowed:
+            return
+        streams = self._admission.streams
+        if streams[name] >= allowed:
+            raise Crowded(whose, allowed, limit)
+        streams[name] += 1
+        self._names += (name,)
+
+    def leave(self) -> None:
+        """The stream has ended. Done twice it does nothing."""
+        names, self._names = self._names, ()
+        streams = self._admission.streams
+        for name in names:
+            streams[name] -= 1
+            if not streams[name]:
+                del streams[name]
 
 
 class Admission:
-    """Counts the streams of one hub, on both wires."""
+    """The places of one hub's streams, on both wires."""
 
     def __init__(self, hub: Hub) -> None:
+        settings = hub.settings
+        self.streams: Counter[str] = Counter()
         self._hub = hub
-        self._allowed = hub.settings.connections_per_address
-        self._streams: Counter[str] = Counter()
+        self._anonymous = Grants(settings.allow_subscribe, settings.allow_publish)
+        self._per_address = settings.connections_per_address
+        self._per_user = settings.connections_per_user
 
-    @contextmanager
-    def admit(self, scope: Scope) -> Iterator[None]:
-        """Holds a place for the stream of this connection. Raises `Ending` or `Crowded`."""
+    async def admit(self, connection: HTTPConnection) -> Place:
+        """A place for the stream of this connection, with what it may do.
+
+        Raises `Ending`, `Crowded`, `Refused`, and whatever the application's `authorize` raises.
+        """
         if not self._hub.accepting:
             raise Ending
-        if not self._allowed:
-            yield
-            return
-        client = scope.get("client")
-        address = client[0] if client else ""
-        if self._streams[address] >= self._allowed:
-            raise Crowded(self._allowed)
-        self._streams[address] += 1
+        place = Place(self, self._anonymous, self._hub.settings.lifetime)
+        client = connection.client
+        address = client.host if client else ""
+        place.count(
+            f"address {address}", self._per_address, "from your address", "connections_per_address"
+        )
         try:
-            yield
-        finally:
-            self._streams[address] -= 1
-            if not self._streams[address]:
-                del self._streams[address]
+            if self._hub.authorize is not None:
+                grants = await self._hub.authorize(connection)
+                if grants is None:
+                    raise Refused
+                place.grants = grants
+            if user := place.grants.user:
+                place.count(f"user {user}", self._per_user, "of this user", "connections_per_user")
+        except BaseException:
+            place.leave()
+            raise
+        return place

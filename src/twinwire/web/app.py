@@ -7,7 +7,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from twinwire.core.grants import Grants
 from twinwire.hub import Hub
 from twinwire.web.admission import Admission
 from twinwire.web.answers import answer
@@ -19,11 +18,6 @@ from twinwire.web.websocket import WebSocketEndpoint
 
 def build(hub: Hub) -> ASGIApp:
     """The application. It has no lifespan of its own: the hub is started by whoever runs it."""
-    settings = hub.settings
-    grants = Grants(settings.allow_subscribe, settings.allow_publish)
-
-    def anonymous() -> Grants:
-        return grants
 
     async def health(request: Request) -> Response:
         return answer({})
@@ -32,16 +26,16 @@ def build(hub: Hub) -> ASGIApp:
         return answer({}, 200 if hub.accepting else 503)
 
     admission = Admission(hub)
-    websocket = WebSocketEndpoint(hub, anonymous, admission)
+    websocket = WebSocketEndpoint(hub, admission)
     routes: list[Route | WebSocketRoute] = [
-        Route("/sse", SseEndpoint(hub, anonymous, admission)),
+        Route("/sse", SseEndpoint(hub, admission)),
         Route("/api/{method}", Api(hub)),
         Route("/health", health),
         Route("/ready", ready),
     ]
     for path in ("/ws", "/connection/websocket"):
         routes += [WebSocketRoute(path, websocket), Route(path, _no_websocket)]
-    if settings.echo:
+    if hub.settings.echo:
         routes += [WebSocketRoute("/echo", _raw(echo)), Route("/echo", _no_websocket)]
     return Router(routes)
 

@@ -2,8 +2,10 @@
 
 1. `write` takes all it is given and never waits. `full` tells that the next write should wait for
    `Fanout.drained`, which the sink calls when it has room again.
-2. A sink ends once: by `close` from the hub's side, or by `lost` when the connection is gone. That
-   may be before anybody has begun to write.
+2. A sink has an owner, who says what is last. It ends once: by `close` from the hub's side, or by
+   `lost` when the client is gone. That may be before anybody has begun to write.
+3. A sink of our own server can be taken: from then on the connection is the sink's, and neither a
+   task nor the request stays alive for it.
 
 `Sink` is what both kinds share. `SendSink`, here, works under every ASGI server. Our own server
 puts a kind into the scope that writes straight to the socket (`native`).
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Scope
 
@@ -28,25 +30,43 @@ EXTENSION = "twinwire.sink"
 """The key in the scope's extensions under which a server offers its own sink."""
 
 
-class Sink:
-    """One connection's outlet. A kind of it overrides `write` and `finish`."""
+class Owner(Protocol):
+    """Whose bytes a sink carries."""
 
-    __slots__ = ("_ended", "_room", "feeds", "full", "gone", "hub", "on_close")
+    def say_farewell(self, reason: CloseReason) -> None:
+        """The hub ends the connection: give the last bytes to `finish`."""
+
+    def lost(self) -> None:
+        """The client is gone."""
+
+
+class Listener(Protocol):
+    """Who gets the messages of a WebSocket whose sink has been taken."""
+
+    def hear(self, opcode: int, payload: bytes) -> bool:
+        """Take a message; returns whether the next one may come. Else `go_on` is asked."""
+
+    def go_on(self) -> bool:
+        """There is room again; returns as `hear` does."""
+
+
+class Sink:
+    """One connection's outlet. A kind of it overrides `write`, `waiting` and `finish`."""
+
+    __slots__ = ("_ending", "_room", "feeds", "full", "gone", "hub", "owner")
 
     def __init__(self) -> None:
         self.full = False
         self.gone = False
         self.hub: Hub | None = None
         self.feeds: Sequence[Feed] = ()
-        self.on_close: Callable[[CloseReason], None] | None = None
-        self._ended: asyncio.Future[None] | None = None
+        self.owner: Owner | None = None
+        self._ending = False
         self._room: asyncio.Future[None] | None = None
 
-    def bind(
-        self, hub: Hub, feeds: Sequence[Feed], on_close: Callable[[CloseReason], None]
-    ) -> None:
-        """Say whose outlet this is, and who says farewell (by `finish`) when the hub ends it."""
-        self.hub, self.feeds, self.on_close = hub, feeds, on_close
+    def bind(self, hub: Hub, feeds: Sequence[Feed], owner: Owner | None = None) -> None:
+        """Say whose outlet this is. Without an owner it only tells of the connection's end."""
+        self.hub, self.feeds, self.owner = hub, feeds, owner
 
     def open(self) -> bool:
         """Whether writing may begin: the response has started, and nothing recodes it."""
@@ -67,9 +87,9 @@ class Sink:
     def close(self, reason: CloseReason) -> None:
         """The hub ends this connection."""
         self._detach()
-        on_close, self.on_close = self.on_close, None
-        if on_close is not None:
-            on_close(reason)
+        if self.owner is not None and not self._ending:
+            self._ending = True
+            self.owner.say_farewell(reason)
 
     def shutdown(self) -> None:
         """The server ends. The application hears of it only when all connections have ended."""
@@ -80,20 +100,21 @@ class Sink:
     def drained(self) -> None:
         """There is room again."""
         self.full = False
-        _wake(self._room)
+        self._wake()
         if self.hub is not None:
             for feed in self.feeds:
                 self.hub.fanout.drained(feed)
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The client is gone. Done twice it does nothing."""
         self.gone = True
         self._detach()
-        # The feeds refer to us.
+        # The feeds and the owner refer to us.
         self.feeds = ()
-        self.on_close = None
-        _wake(self._room)
-        _wake(self._ended)
+        owner, self.owner = self.owner, None
+        self._wake()
+        if owner is not None:
+            owner.lost()
 
     def _detach(self) -> None:
         if self.hub is not None:
@@ -108,16 +129,20 @@ class Sink:
             # Several may wait: one of them who is cancelled must not cancel the others.
             await asyncio.wait((self._room,))
 
-    async def ended(self) -> None:
-        """Wait until the connection is gone."""
-        if not self.gone:
-            self._ended = asyncio.get_running_loop().create_future()
-            await self._ended
+    def _wake(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
 
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+class NativeSink(Sink):
+    """A sink of our own server, which can be taken (rule 3)."""
+
+    __slots__ = ()
+
+    def take(self, listener: Listener | None = None) -> None:
+        """Take the connection over; a WebSocket's messages go to `listener` from now on."""
+        raise NotImplementedError
 
 
 class SendSink(Sink):
@@ -183,7 +208,7 @@ class SendSink(Sink):
             self.lost()
 
 
-def native(scope: Scope) -> Sink | None:
+def native(scope: Scope) -> NativeSink | None:
     """The sink that our own server offers for this connection, if it is our own server."""
     sink = (scope.get("extensions") or {}).get(EXTENSION)
-    return sink if isinstance(sink, Sink) else None
+    return sink if isinstance(sink, NativeSink) else None

@@ -10,10 +10,8 @@ old, and told no more often), `heartbeat=event` (heartbeats that page code can s
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -23,10 +21,9 @@ from starlette.types import Receive, Scope, Send
 
 from twinwire.core.event import Position
 from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
-from twinwire.core.grants import Grants
 from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
 from twinwire.hub import Hub, starting
-from twinwire.web.admission import Admission, Crowded, Ending
+from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
 from twinwire.web.answers import refusal
 from twinwire.web.sink import SendSink, Sink, native
 from twinwire.wires import sse
@@ -57,21 +54,29 @@ class _Wanted(NamedTuple):
 class SseEndpoint:
     """The ASGI endpoint."""
 
-    def __init__(self, hub: Hub, grants: Callable[[], Grants], admission: Admission) -> None:
+    def __init__(self, hub: Hub, admission: Admission) -> None:
         self._hub = hub
-        self._grants = grants
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
         try:
-            with self._admission.admit(scope):
-                await self._serve(scope, receive, send)
+            place = await self._admission.admit(request)
         except Ending as error:
-            response = self._later(Request(scope), str(error))
-            await response(scope, receive, send)
+            response = self._later(request, str(error))
         except Crowded as error:
             response = refusal(Refusal.LIMIT_EXCEEDED.code, str(error), 429)
-            await response(scope, receive, send)
+        except Refused as error:
+            response = refusal(Refusal.UNAUTHORIZED.code, str(error), 401)
+        else:
+            taken = False
+            try:
+                taken = await self._serve(request, place, receive, send)
+            finally:
+                if not taken:
+                    place.leave()
+            return
+        await response(scope, receive, send)
 
     def _later(self, request: Request, why: str) -> Response:
         """Come back in a moment: 503, but to an `EventSource` a stream that says so and ends.
@@ -85,45 +90,56 @@ class SseEndpoint:
         response.headers["Retry-After"] = "1"
         return response
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
+    async def _serve(self, request: Request, place: Place, receive: Receive, send: Send) -> bool:
+        """Answer the request; returns whether the stream goes on by itself."""
+        hub, scope = self._hub, request.scope
+        answer = self._begin(request, place)
+        if isinstance(answer, Response):
+            await answer(scope, receive, send)
+            return False
+        wanted, feed = answer
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return False
+        sink = native(scope)
+        if sink is None or not sink.open():
+            await _send_stream(hub, feed, sink, place, wanted.visible, receive, send)
+            return False
+        feed.wire = sse.wire(envelope=wanted.envelope, chunked=scope["http_version"] != "1.0")
+        _Stream(hub, feed, sink, place, visible=wanted.visible).begin()
+        sink.take()
+        return True
+
+    def _begin(self, request: Request, place: Place) -> tuple[_Wanted, Feed] | Response:
+        """What the request asks for and the feed of it, or why not."""
         hub = self._hub
-        if scope["method"] not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD"):
             response = refusal(Refusal.BAD_REQUEST.code, "/sse answers GET", 405)
             response.headers["Allow"] = "GET, HEAD"
-            return await response(scope, receive, send)
+            return response
         try:
             wanted = _parse(request, hub.settings.channels_per_connection)
             wire = sse.wire(envelope=wanted.envelope, chunked=False)
             feed = Feed(wire, pace=wanted.pace, strict=hub.settings.closes_slow)
             feed.start(wanted.channels, wanted.mode, wanted.since, hub.log)
         except BadInput as error:
-            response = refusal(Refusal.BAD_REQUEST.code, str(error), 400)
-            return await response(scope, receive, send)
-        grants = self._grants()
+            return refusal(Refusal.BAD_REQUEST.code, str(error), 400)
         for channel in feed.selection:
-            if not grants.may_subscribe(channel):
+            if not place.grants.may_subscribe(channel):
                 message = f"permission denied: {channel[:64]}"
-                response = refusal(Refusal.PERMISSION_DENIED.code, message, 403)
-                return await response(scope, receive, send)
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        if scope["method"] == "HEAD":
-            return await send({"type": "http.response.body", "body": b""})
-        sink = native(scope)
-        if sink is not None and sink.open():
-            feed.wire = sse.wire(envelope=wanted.envelope, chunked=scope["http_version"] != "1.0")
-            stream = _Stream(hub, feed, sink, visible=wanted.visible)
-            try:
-                stream.begin()
-                await sink.ended()
-            finally:
-                stream.end()
-        else:
-            await _send_stream(hub, feed, sink, wanted.visible, receive, send)
+                return refusal(Refusal.PERMISSION_DENIED.code, message, 403)
+        return wanted, feed
 
 
 async def _send_stream(
-    hub: Hub, feed: Feed, ours: Sink | None, visible: bool, receive: Receive, send: Send
+    hub: Hub,
+    feed: Feed,
+    ours: Sink | None,
+    place: Place,
+    visible: bool,
+    receive: Receive,
+    send: Send,
 ) -> None:
     """The stream through plain `send()`, for any ASGI server and through any middleware.
 
@@ -135,9 +151,8 @@ async def _send_stream(
 
     sink = SendSink(pass_on, hub.settings.write_high)
     if ours is not None:
-        ours.bind(hub, (feed,), sink.close)
-    stream = _Stream(hub, feed, sink, visible=visible)
-    stream.begin()
+        ours.bind(hub, (feed,))
+    _Stream(hub, feed, sink, place, visible=visible).begin()
     writer = asyncio.create_task(sink.run())
     gone = asyncio.create_task(_disconnected(receive))
     try:
@@ -145,7 +160,7 @@ async def _send_stream(
         if writer.done() and not writer.cancelled() and writer.exception() is None:
             await send({"type": "http.response.body", "body": b""})
     finally:
-        stream.end()
+        sink.lost()
         for task in (writer, gone):
             task.cancel()
         await asyncio.gather(writer, gone, return_exceptions=True)
@@ -157,18 +172,19 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class _Stream:
-    """A feed on its way through a sink: the first block, the heartbeats, the farewell."""
+    """A feed on its way through a sink, which it owns: the first block, the heartbeats, the
+    farewell. As long as the connection is there nothing else is."""
 
-    __slots__ = ("_beat", "_ends", "_feed", "_hub", "_sink", "_visible")
+    __slots__ = ("_beat", "_feed", "_hub", "_place", "_sink", "_visible")
 
-    def __init__(self, hub: Hub, feed: Feed, sink: Sink, *, visible: bool) -> None:
+    def __init__(self, hub: Hub, feed: Feed, sink: Sink, place: Place, *, visible: bool) -> None:
         self._hub = hub
         self._feed = feed
         self._sink = sink
+        self._place = place
         self._visible = visible
-        self._ends = ends(hub)
         feed.sink = sink
-        sink.bind(hub, (feed,), self._close)
+        sink.bind(hub, (feed,), self)
 
     def begin(self) -> None:
         """Write the priming block and let the hub write what follows."""
@@ -180,33 +196,28 @@ class _Stream:
         period = self._hub.settings.heartbeat
         self._schedule(period * (0.5 + 0.5 * random.random()))
 
-    def end(self) -> None:
+    def lost(self) -> None:
         """The connection is gone."""
         self._beat.cancel()
-        self._hub.fanout.detach(self._feed)
+        self._place.leave()
+
+    def say_farewell(self, reason: CloseReason) -> None:
+        """The hub ends the stream."""
+        self._beat.cancel()
+        self._sink.finish(self._feed.wire.join([sse.farewell(reason, _retry(self._hub))]))
 
     def _schedule(self, delay: float) -> None:
-        delay = min(delay, max(0.0, self._ends - time.monotonic()))
+        delay = min(delay, max(0.0, self._place.ends - time.monotonic()))
         self._beat = asyncio.get_running_loop().call_later(delay, self._heartbeat)
 
     def _heartbeat(self) -> None:
         hub, feed, sink = self._hub, self._feed, self._sink
-        if time.monotonic() + _EARLY >= self._ends:
+        if time.monotonic() + _EARLY >= self._place.ends:
             return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
             sink.write(feed.wire.join([block]))
         self._schedule(hub.settings.heartbeat)
-
-    def _close(self, reason: CloseReason) -> None:
-        self._beat.cancel()
-        self._sink.finish(self._feed.wire.join([sse.farewell(reason, _retry(self._hub))]))
-
-
-def ends(hub: Hub) -> float:
-    """When a stream that begins now is told to come back, by the monotonic clock."""
-    lifetime = hub.settings.lifetime
-    return time.monotonic() + lifetime * (0.9 + 0.2 * random.random()) if lifetime else math.inf
 
 
 def _retry(hub: Hub) -> int:

@@ -1,134 +1,29 @@
-"""`/ws`: the Centrifuge client protocol over WebSocket.
-
-`core.session` decides; this file carries its effects out, in their order, and gives the results
-back to it. Publishing and commands run as tasks of their own, so that a slow one holds up neither
-pings nor the others; all else is done at once.
-"""
+"""`/ws`: the Centrifuge client protocol over WebSocket; who is let in, and through which sink."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import random
-import sys
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from typing import Any, cast
-from uuid import uuid4
 
-from msgspec import Raw
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from twinwire.commands import Caller
-from twinwire.core import effects as wants
 from twinwire.core import session as core
-from twinwire.core.event import Event, Publisher, draft
-from twinwire.core.feed import Feed
-from twinwire.core.grants import Grants
-from twinwire.core.protocol import HistoryResult, Publication, Reply
-from twinwire.errors import (
-    BadFrame,
-    BadInput,
-    Closed,
-    CloseReason,
-    CommandError,
-    Refusal,
-    Unsubscribed,
-)
+from twinwire.errors import CloseReason
 from twinwire.hub import Hub
-from twinwire.version import __version__
-from twinwire.web.admission import Admission, Crowded, Ending
-from twinwire.web.sink import SendSink, Sink, native
-from twinwire.web.sse import ends
+from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
+from twinwire.web.conversation import Conversation
+from twinwire.web.sink import SendSink, native
 from twinwire.wires import centrifuge_json as codec
-from twinwire.wires import frame
-
-_log = logging.getLogger("twinwire")
-
-_REPLY_BYTES = 16 * 1024
-"""Bytes of replies after which they are written. While they do not go out the client's further
-commands wait: one that asks and does not read must not fill our memory."""
 
 
 class WebSocketEndpoint:
     """The ASGI endpoint."""
 
-    def __init__(self, hub: Hub, grants: Callable[[], Grants], admission: Admission) -> None:
+    def __init__(self, hub: Hub, admission: Admission) -> None:
         self._hub = hub
-        self._grants = grants
         self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            with self._admission.admit(scope):
-                await self._serve(scope, receive, send)
-        except Ending as error:
-            await _refuse_handshake(scope, send, str(error))
-        except Crowded:
-            reason = CloseReason.CONNECTION_LIMIT
-            await send({"type": "websocket.accept"})
-            await send({"type": "websocket.close", "code": reason.code, "reason": reason.text})
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hub = self._hub
-        offered = scope.get("subprotocols") or []
-        chosen = "centrifuge-json" if "centrifuge-json" in offered else None
-        await send({"type": "websocket.accept", "subprotocol": chosen})
-        if _wants_protobuf(scope, offered):
-            reason = CloseReason.INAPPROPRIATE_PROTOCOL
-            return await send(
-                {"type": "websocket.close", "code": reason.code, "reason": reason.text}
-            )
-        sink = native(scope)
-        if sink is not None and sink.open():
-            talk = _Conversation(hub, sink, codec.FRAMED, self._grants)
-            await talk.run(receive)
-        else:
-            await _send_conversation(hub, self._grants, receive, send)
-
-
-async def _send_conversation(
-    hub: Hub, grants: Callable[[], Grants], receive: Receive, send: Send
-) -> None:
-    """The conversation through plain `send()`."""
-
-    async def pass_on(data: bytes) -> None:
-        await send({"type": "websocket.send", "text": data.decode()})
-
-    sink = SendSink(pass_on, hub.settings.write_high)
-    talk = _Conversation(hub, sink, codec.MESSAGES, grants)
-    writer = asyncio.create_task(sink.run())
-    reader = asyncio.create_task(talk.run(receive))
-    try:
-        await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
-        gave_up = writer.done() and writer.cancelled()
-        if not (reader.done() or gave_up) and talk.reason is not None:
-            close: Message = {
-                "type": "websocket.close",
-                "code": talk.reason.code,
-                "reason": talk.reason.text,
-            }
-            # Granian closes nothing while somebody waits for the next message.
-            reader.cancel()
-            await asyncio.wait((reader,))
-            await send(close)
-    finally:
-        for task in (writer, reader):
-            task.cancel()
-        await asyncio.gather(writer, reader, return_exceptions=True)
-
-
-class _Conversation:
-    """One client: its session, its feed and its sink."""
-
-    def __init__(
-        self, hub: Hub, sink: Sink, wire: codec.JsonWire, grants: Callable[[], Grants]
-    ) -> None:
         settings = hub.settings
-        limits = core.Limits(
+        self._limits = core.Limits(
             settings.channels_per_connection,
             settings.commands_in_flight,
             settings.ping,
@@ -136,242 +31,83 @@ class _Conversation:
             settings.connect_timeout,
             settings.commands_per_second,
         )
-        self._ends = ends(hub)
-        self.reason: CloseReason | None = None
-        self._hub = hub
-        self._sink = sink
-        self._wire = wire
-        self._grants = grants
-        self._feed = self._new_feed()
-        # The first feed has all subscriptions but the paced ones, which have one each.
-        self._feeds = [self._feed]
-        self._streams: dict[str, asyncio.Task[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        # Pings are spread over the second half of the period: clients who came together are not
-        # served together for ever.
-        self._session = core.Session(
-            str(uuid4()),
-            self._feeds,
-            limits,
-            f"twinwire {__version__}",
-            now=time.monotonic(),
-            first_ping=settings.ping * (0.5 + 0.5 * random.random()),
-        )
-        sink.bind(hub, self._feeds, self._close)
 
-    async def run(self, receive: Receive) -> None:
-        """Take the client's messages until it is gone."""
-        self._hub.fanout.attach(self._feed)
-        beating = asyncio.get_running_loop().call_later(1, self._beat)
-        self._beating = beating
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = WebSocket(scope, receive, send)
+        await receive()
         try:
-            while (message := await receive())["type"] == "websocket.receive":
-                try:
-                    commands = codec.decode(message.get("text") or message.get("bytes") or b"")
-                except BadFrame:
-                    self._carry_out([self._session.close(CloseReason.BAD_REQUEST)])
-                else:
-                    effects = self._session.receive(commands, time.monotonic())
-                    while not self._carry_out(effects) and not self._sink.gone:
-                        await self._sink.room()
-        finally:
-            self._beating.cancel()
-            for feed in self._feeds:
-                self._hub.fanout.detach(feed)
-            for task in list(self._tasks):
-                task.cancel()
-
-    def _beat(self) -> None:
-        self._beating = asyncio.get_running_loop().call_later(1, self._beat)
-        now = time.monotonic()
-        if now >= self._ends:
-            return self._hub.fanout.close(self._feed, CloseReason.FORCE_RECONNECT)
-        self._carry_out(self._session.beat(now))
-
-    def _close(self, reason: CloseReason) -> None:
-        """The hub ends the connection, or the session does."""
-        if self.reason is None:
-            self.reason = reason
-            self._session.close(reason)
-            self._beating.cancel()
-            framed = self._wire.framed
-            self._sink.finish(frame.close(reason.code, reason.text) if framed else b"")
-
-    def _carry_out(self, effects: Iterable[wants.Effect]) -> bool:
-        """Take effects and carry them out until there are no more, or the client has enough to
-        read for now; returns whether there are no more."""
-        replies: list[bytes] = []
-        size = 0
-        for effect in effects:
+            place = await self._admission.admit(connection)
+        except Ending as error:
+            await _refuse_handshake(scope, send, str(error))
+        except Crowded:
+            await _accept_and_close(send, CloseReason.CONNECTION_LIMIT)
+        except Refused:
+            await _accept_and_close(send, CloseReason.DENIED)
+        else:
+            taken = False
             try:
-                said = [codec.encode(reply) for reply in self._effect(effect)]
-            except CommandError as error:
-                said = [codec.encode(core.refusal(getattr(effect, "id", 0), error))]
-            except Closed as closed:
-                self._write(replies)
-                self._hub.fanout.close(self._feed, closed.reason)
-                return True
-            replies += said
-            size += sum(map(len, said))
-            if size > _REPLY_BYTES:
-                self._write(replies)
-                replies, size = [], 0
-                if self._sink.full:
-                    return False
-        self._write(replies)
-        return not (replies and self._sink.full)
+                taken = await self._serve(connection, place, receive, send)
+            finally:
+                if not taken:
+                    place.leave()
 
-    def _write(self, replies: list[bytes]) -> None:
-        if replies and self.reason is None:
-            self._sink.write(self._wire.join(replies))
+    async def _serve(
+        self, connection: WebSocket, place: Place, receive: Receive, send: Send
+    ) -> bool:
+        """Begin the conversation; returns whether it goes on by itself."""
+        scope = connection.scope
+        offered = scope.get("subprotocols") or []
+        chosen = "centrifuge-json" if "centrifuge-json" in offered else None
+        if _wants_protobuf(connection, offered):
+            await _accept_and_close(send, CloseReason.INAPPROPRIATE_PROTOCOL, chosen)
+            return False
+        await send({"type": "websocket.accept", "subprotocol": chosen})
+        sink = native(scope)
+        if sink is None or not sink.open():
+            await self._converse(place, receive, send)
+            return False
+        conversation = Conversation(self._hub, sink, codec.FRAMED, place, self._limits)
+        conversation.begin()
+        sink.take(conversation)
+        return True
 
-    def _effect(self, effect: wants.Effect) -> list[Reply]:
-        """Carry out one effect and return what is to be said now. Raises `Closed` to end."""
-        session, hub = self._session, self._hub
-        match effect:
-            case wants.Send(reply):
-                return [reply]
-            case wants.Close(reason):
-                raise Closed(reason)
-            case wants.Connect(id, _):
-                return _said(session.connected(id, self._grants()))
-            case wants.Subscribe():
-                return self._subscribe(effect)
-            case wants.Unsubscribe(id, selector):
-                for feed in self._feeds:
-                    if selector in feed.selection:
-                        hub.fanout.unsubscribe(feed, (selector,))
-                if selector in self._streams:
-                    self._streams.pop(selector).cancel()
-                return _said(session.unsubscribed(id))
-            case wants.Publish():
-                self._start(effect.id, self._publish(effect))
-            case wants.Call():
-                self._start(effect.id, self._call(effect))
-            case wants.Notify(data):
-                self._start(0, self._notify(bytes(data)))
-            case wants.History():
-                return self._history(effect)
-        return []
+    async def _converse(self, place: Place, receive: Receive, send: Send) -> None:
+        """The conversation through plain `send()`."""
+        hub = self._hub
 
-    def _subscribe(self, effect: wants.Subscribe) -> list[Reply]:
-        strict = effect.recovering and effect.strict
-        if strict and not self._hub.holds(effect.selector, effect.since):
-            raise Refusal.UNRECOVERABLE_POSITION.error()
-        feed = self._paced_feed(effect.pace) if effect.pace else self._feed
-        recovery = self._hub.fanout.subscribe(feed, effect.selector, effect.mode, effect.since)
-        missed = self._publications(recovery.events, effect.selector)
-        return _said(self._session.subscribed(effect, missed, recovery.recovered, recovery.start))
+        async def pass_on(data: bytes) -> None:
+            await send({"type": "websocket.send", "text": data.decode()})
 
-    def _new_feed(self, pace: int = 0) -> Feed:
-        return Feed(self._wire, self._sink, pace=pace, strict=self._hub.settings.closes_slow)
-
-    def _paced_feed(self, pace: int) -> Feed:
-        for feed in self._feeds[1:]:
-            if not feed.selection:
-                self._hub.fanout.detach(feed)
-                self._feeds.remove(feed)
-        feed = self._new_feed(pace)
-        self._feeds.append(feed)
-        self._hub.fanout.attach(feed)
-        return feed
-
-    def _history(self, effect: wants.History) -> list[Reply]:
-        past = self._hub.history(
-            effect.channel,
-            limit=effect.limit,
-            since=effect.since,
-            reverse=effect.reverse,
-            max_bytes=self._hub.settings.read_bytes,
-        )
-        publications = self._publications(past.events, effect.channel)
-        result = HistoryResult(publications, str(past.head.epoch), past.head.seq)
-        return [Reply(id=effect.id, history=result)]
-
-    def _publications(self, events: Iterable[Event], selector: str) -> list[Publication]:
-        return [codec.publication(event, selector) for event in events]
-
-    def _start(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
-        task = _begin(self._finish(id, work))
-        if not task.done():
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _finish(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
+        sink = SendSink(pass_on, hub.settings.write_high)
+        talk = Conversation(hub, sink, codec.MESSAGES, place, self._limits)
+        talk.begin()
+        writer = asyncio.create_task(sink.run())
+        reader = asyncio.create_task(talk.listen(receive))
         try:
-            effects = await work
-        except CommandError as error:
-            effects = self._session.refused(id, error)
-        except BadInput as error:
-            effects = self._session.refused(id, Refusal.BAD_REQUEST.error(f"bad request: {error}"))
-        except Exception:  # noqa: BLE001 (whatever it is, the client gets an answer)
-            _log.exception("a client's command failed")
-            effects = self._session.refused(id, Refusal.INTERNAL.error())
-        self._carry_out(effects)
-
-    async def _publish(self, effect: wants.Publish) -> list[wants.Effect]:
-        limit = self._hub.settings.event_max_bytes
-        event = draft(effect.channel, effect.data, max_bytes=limit, publisher=self._publisher())
-        await self._hub.append([event])
-        return self._session.published(effect.id)
-
-    async def _call(self, effect: wants.Call) -> list[wants.Effect]:
-        caller = Caller(self._session.client)
-        answer = await self._hub.commands.call(effect.method, effect.data, caller)
-        if isinstance(answer, Raw):
-            return self._session.answered(effect.id, answer)
-        async with contextlib.aclosing(answer):
-            return await self._stream(effect.id, answer)
-
-    async def _stream(self, id: int, answer: AsyncGenerator[Raw]) -> list[wants.Effect]:
-        """Write each message of `answer` when the socket has room."""
-        session, sink = self._session, self._sink
-        channel = f"stream:{session.client}:{id}"
-        task = self._streams[channel] = cast("asyncio.Task[Any]", asyncio.current_task())
-        turn = self._hub.settings.slice_ms / 1000
-        until = time.perf_counter() + turn
-        self._carry_out(session.streaming(id, channel))
-        try:
-            async for data in answer:
-                await sink.room()
-                if self.reason is not None:
-                    return session.notified()
-                self._carry_out(session.streamed(channel, data))
-                if time.perf_counter() > until:
-                    # A handler that waits for nothing, and a client as fast: others go on.
-                    await asyncio.sleep(0)
-                    until = time.perf_counter() + turn
-        except CommandError as error:
-            return session.stream_ended(channel, Unsubscribed.STREAM_FAILED, error.message)
-        except asyncio.CancelledError:
-            if channel in self._streams:
-                raise
-            # The client has unsubscribed from the stream, and no more than that.
-            task.uncancel()
-            return session.notified()
+            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            gave_up = writer.done() and writer.cancelled()
+            if not (reader.done() or gave_up) and talk.reason is not None:
+                # Granian closes nothing while somebody waits for the next message.
+                reader.cancel()
+                await asyncio.wait((reader,))
+                await send(_closing(talk.reason))
         finally:
-            self._streams.pop(channel, None)
-        return session.stream_ended(channel, Unsubscribed.STREAM_END)
-
-    async def _notify(self, data: bytes) -> list[wants.Effect]:
-        try:
-            if self._hub.on_message is not None:
-                await self._hub.on_message(Caller(self._session.client), data)
-        except Exception:  # noqa: BLE001 (the handler is the application's)
-            _log.exception("the handler of messages failed")
-        return self._session.notified()
-
-    def _publisher(self) -> Publisher:
-        return Publisher(client=self._session.client)
+            sink.lost()
+            for task in (writer, reader):
+                task.cancel()
+            await asyncio.gather(writer, reader, return_exceptions=True)
 
 
-def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that has begun already where Python can do that: an answer that waits for nothing is
-    then written at once, and not after a turn of the loop, which under load is a slice later."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
-    else:
-        return asyncio.create_task(work)
+def _closing(reason: CloseReason) -> Message:
+    return {"type": "websocket.close", "code": reason.code, "reason": reason.text}
+
+
+async def _accept_and_close(
+    send: Send, reason: CloseReason, subprotocol: str | None = None
+) -> None:
+    """Open the WebSocket to say why it is not opened: of a refused one a browser tells nothing."""
+    await send({"type": "websocket.accept", "subprotocol": subprotocol})
+    await send(_closing(reason))
 
 
 async def _refuse_handshake(scope: Scope, send: Send, text: str) -> None:
@@ -383,17 +119,9 @@ async def _refuse_handshake(scope: Scope, send: Send, text: str) -> None:
     await send({"type": "websocket.http.response.body", "body": text.encode() + b"\n"})
 
 
-def _said(effects: Iterable[wants.Effect]) -> list[Reply]:
-    return [effect.reply for effect in effects if isinstance(effect, wants.Send)]
-
-
-def _wants_protobuf(scope: Scope, offered: list[str]) -> bool:
-    query = WebSocket(scope, _never, _never).query_params
+def _wants_protobuf(connection: WebSocket, offered: list[str]) -> bool:
+    query = connection.query_params
     return "centrifuge-protobuf" in offered or "protobuf" in (
         query.get("cf_protocol"),
         query.get("format"),
     )
-
-
-async def _never(*args: Any) -> Any:
-    raise RuntimeError("only the scope is asked")
