@@ -1,7 +1,7 @@
 """The fan-out over sinks of the plainest kind: who is written what, and what a bad one may do."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -42,7 +42,7 @@ class Wire:
         self.encoding = Encoding()
         self.joined = 0
 
-    def join(self, parts: list[Any]) -> bytes:
+    def join(self, parts: Sequence[Any]) -> bytes:
         self.joined += 1
         return b"".join(parts)
 

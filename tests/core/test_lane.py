@@ -185,6 +185,50 @@ def test_who_is_in_the_middle_of_a_batch_waits_for_its_cut() -> None:
     assert late.lane is not None
 
 
+def test_a_lane_that_begins_in_the_middle_of_a_batch_leaves_out_what_was_before() -> None:
+    ground, wire = Ground(), stream()
+    ground.live(wire, "a")
+    ground.publish("a", "b", "a")
+    new = ground.live(wire, "a", "b")
+    assert new.reached(ground.log.head) == 3
+    ground.publish("b", "a")
+    cuts = {cut.lane: cut for cut in ground.cut()}
+    assert new.lane is not None
+    assert wire.read(cuts[new.lane].data) == [Part(4, ""), Part(5, "")]
+    ground.publish("a")
+    cuts = {cut.lane: cut for cut in ground.cut()}
+    assert wire.read(cuts[new.lane].data) == [Part(6, "")]
+
+
+def test_a_lane_that_begins_after_all_of_a_batch_has_nothing_to_write() -> None:
+    ground, wire = Ground(), stream()
+    old = ground.live(wire, "a")
+    ground.publish("a")
+    ground.live(wire, "a", "b")
+    assert [cut.members for cut in ground.cut()] == [[old]]
+
+
+def test_what_several_selectors_bring_is_in_the_order_of_the_log() -> None:
+    ground, wire = Ground(), stream()
+    ground.live(wire, "a", "b.*", "c")
+    names = ["c", "a", "b.x", "a", "d", "b.y", "c", "a"]
+    ground.publish(*names)
+    (cut,) = ground.cut()
+    expected = [seq for seq, name in enumerate(names, 1) if name != "d"]
+    assert wire.read(cut.data) == [Part(seq, "") for seq in expected]
+
+
+def test_lanes_that_have_only_one_selector_s_events_share_the_joining() -> None:
+    ground, wire = Ground(), stream()
+    ground.live(wire, "a", "b")
+    ground.live(wire, "a", "c")
+    ground.live(wire, "a", "d")
+    ground.publish("a", "a", "d")
+    cuts = {tuple(sorted(cut.lane.selection)): cut for cut in ground.cut()}
+    assert cuts["a", "b"].data is cuts["a", "c"].data
+    assert wire.read(cuts["a", "d"].data) == [Part(1, ""), Part(2, ""), Part(3, "")]
+
+
 def test_a_pattern_that_comes_and_goes_is_matched_while_it_is_there() -> None:
     ground, wire = Ground(), stream()
     ground.live(wire, "c")
@@ -231,6 +275,25 @@ def test_an_event_that_a_wire_cannot_carry_ends_only_the_streams_that_want_it(
     assert {cut.broken for cut in cuts} == {None, CloseReason.INAPPROPRIATE_PROTOCOL}
     ground.publish("small")
     assert not any(cut.broken for cut in ground.cut())
+
+
+def test_a_lane_that_begins_between_two_events_that_cannot_be_carried_ends_too() -> None:
+    ground = Ground()
+    wire = TestWire(OnlySmall(per_selector=True), resumes=True)
+    ground.live(wire, "large")
+    ground.publish("large")
+    late = ground.live(wire, "large", "small")
+    ground.publish("large")
+    assert {feed for cut in ground.cut() if cut.broken for feed in cut.members} >= {late}
+
+
+def test_a_lane_that_begins_after_an_event_that_cannot_be_carried_goes_on() -> None:
+    ground = Ground()
+    wire = TestWire(OnlySmall(per_selector=True), resumes=True)
+    ground.live(wire, "large")
+    ground.publish("large")
+    late = ground.live(wire, "large", "small")
+    assert late not in {feed for cut in ground.cut() for feed in cut.members}
 
 
 # Paced lanes

@@ -436,7 +436,7 @@ class World(RuleBasedStateMachine):
             since = lane.position if awaits else feed.position
             if lane.pace:
                 # What has changed is read at the cut; there may be nothing before that.
-                assert not lane.pending
+                assert not lane.dirty
                 missed = self.log.read_latest(lane.selection, since, lane.position, ENOUGH)
                 assert not missed.events
                 continue
@@ -448,7 +448,7 @@ class World(RuleBasedStateMachine):
             ]
             if not feed.wire.encoding.per_selector:
                 wanted = [(seq, "") for seq in dict.fromkeys(seq for seq, _ in wanted)]
-            assert sorted(feed.wire.read(lane.pending)) == wanted
+            assert sorted(feed.wire.read(lane.parts(lane.groups))) == wanted
         assert not hasattr(self, "lanes") or len(self.lanes) == len(lanes)
 
     def teardown(self) -> None:

@@ -1,7 +1,7 @@
 """Wires for the tests of feeds and lanes, of which everything that was written can be read back."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from twinwire.core.event import Event
@@ -40,7 +40,7 @@ class TestWire:
         self.encoding = encoding
         self.resumes = resumes
 
-    def join(self, parts: list[Any]) -> list[Any]:
+    def join(self, parts: Sequence[Any]) -> list[Any]:
         return list(parts)
 
     def gap(self, gap: Gap) -> Gap:

@@ -115,7 +115,7 @@ class Feed:
         It is noted, so that a client that is told will not be told an older position later.
         """
         lane = self.lane
-        if lane and not (lane.pending or lane.pace or self.position < lane.position):
+        if lane and not (lane.pace or self.position < lane.position or lane.dirty):
             self.position = head
         return self.position
 

@@ -2,27 +2,35 @@
 
 1. A lane is one set of channels on one wire. Whoever stands in it is live: it has been written
    everything up to the lane's position or is about to be.
-2. An event is encoded once for each encoding that some lane of its channel uses, and the encoded
-   part is put into each of those lanes. A tick cuts every lane that has something pending: the
-   parts are joined once, and every member gets the same bytes in one write.
+2. An event is encoded once for each encoding that some lane of its channel uses, and noted once for
+   each selector in use that matches it. A tick cuts every lane that has something pending: what
+   its selectors have noted is put in order and joined once, and every member gets the same bytes
+   in one write. Lanes for which only one selector has something share even the joining.
 3. `Lane.position` is the log's head at the lane's last cut. All that is pending is after it.
 4. A member whose own position is behind its lane's still awaits the write of that cut. Otherwise
    it has had everything up to the cut, and with nothing pending everything up to the head.
 5. A feed joins where all that is pending lies after its position (`Lanes.goal`): at the lane's
-   position, or at the head if nothing is pending. It never joins in the middle of a batch.
+   position, or at the head if nothing is pending. It never joins in the middle of a batch; but a
+   new lane may begin there, and leaves out what was noted before.
 6. A lane without members is gone.
-7. A paced lane is cut by time, every `pace` ms: nothing is put into it, and its cut reads the
+7. A paced lane is cut by time, every `pace` ms: nothing is pending in it, and its cut reads the
    newest event of each key that has changed since the last one, and declares what the log has
    forgotten of them. Its members are of mode `latest`.
 
-The cost of an event is that of encoding it, and one list append for each lane of its channel; the
-cost of a tick is that of joining, and one write for each member of a lane that has something.
+The cost of an event is that of encoding it, and one note for each selector that matches, however
+many lanes there are. The cost of a tick is a note for each lane and selector that has something,
+putting each lane's parts in order and joining them, and one write for each member.
+
+Appending each event to each of its lanes instead would touch hundreds of lists all over the memory
+for every event, which costs more than all the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position, Selection, pattern
@@ -91,7 +99,7 @@ class Wire(Protocol):
     def resumes(self) -> bool:
         """Whether the stream goes on after a gap; otherwise the gap ends what it concerns."""
 
-    def join(self, parts: list[Any]) -> Any:
+    def join(self, parts: Sequence[Any]) -> Any:
         """The bytes that carry `parts`, in order. Writing two joins in a row is as good as one."""
 
     def gap(self, gap: Gap) -> Any:
@@ -101,27 +109,48 @@ class Wire(Protocol):
 class Lane:
     """One set of channels on one wire, and the live feeds that want exactly that."""
 
-    __slots__ = ("add", "broken", "members", "pace", "pending", "position", "selection", "wire")
+    __slots__ = ("begin", "groups", "members", "once", "pace", "position", "selection", "wire")
 
     def __init__(self, wire: Wire, selection: Selection, position: int, pace: int = 0) -> None:
         self.wire = wire
         self.selection = selection
         self.position = position
         self.pace = pace
-        self.pending: list[Any] = []
-        self.broken: CloseReason | None = None
+        self.groups: tuple[_Group, ...] = ()
+        self.begin = 0
+        """From where in the batch on it takes part; see rule 5."""
         self.members: dict[Feed, None] = {}
-        # Several selectors may match one event. Where an event is written once all the same, its
-        # part reaches this lane as the same object several times in a row.
-        once = not wire.encoding.per_selector and selection.patterns and len(selection) > 1
-        self.add: Callable[[Any], None] = self._add_once if once else self.pending.append
+        # Several selectors may match one event, which is written once all the same.
+        self.once = bool(
+            not wire.encoding.per_selector and selection.patterns and len(selection) > 1
+        )
 
-    def _add_once(self, part: Any) -> None:
-        if not self.pending or self.pending[-1] is not part:
-            self.pending.append(part)
+    @property
+    def dirty(self) -> bool:
+        """Whether something is pending."""
+        begin = self.begin
+        return any(
+            (group.places and group.places[-1] >= begin) or group.broken_since(begin)
+            for group in self.groups
+        )
+
+    def parts(self, groups: Iterable[_Group]) -> Sequence[Any]:
+        """What is pending, in order, of these of its groups: of one encoding, that is."""
+        places: list[int] = []
+        batch: list[Any] = []
+        for group in groups:
+            places += group.places
+            batch = group.batch
+        # Each group's are in order already, which sorting makes use of.
+        places.sort()
+        if self.begin:
+            places = places[bisect_left(places, self.begin) :]
+        if self.once:
+            places = list(dict.fromkeys(places))
+        return itemgetter(*places)(batch) if len(places) > 1 else [batch[p] for p in places]
 
     def __repr__(self) -> str:
-        return f"<Lane {self.selection!r} members={len(self.members)} pending={len(self.pending)}>"
+        return f"<Lane {self.selection!r} members={len(self.members)} dirty={self.dirty}>"
 
 
 class Cut(NamedTuple):
@@ -142,12 +171,30 @@ class Cut(NamedTuple):
 
 
 class _Group:
-    """The lanes that want one selector in one encoding, with the way into each."""
+    """One selector in one encoding: the lanes that want it, and what they have pending of it.
 
-    __slots__ = ("adders", "touched")
+    `places` are those of its parts in the encoding's batch.
+    """
 
-    def __init__(self) -> None:
-        self.adders: dict[Lane, Callable[[Any], None]] = {}
+    __slots__ = ("batch", "broken", "joined", "lanes", "places", "touched")
+
+    def __init__(self, batch: list[Any]) -> None:
+        self.batch = batch
+        self.places: list[int] = []
+        self.lanes: dict[Lane, None] = {}
+        self.joined: dict[Wire, Any] = {}
+        self.broken: tuple[int, CloseReason] | None = None
+        self.touched = False
+
+    def broken_since(self, begin: int) -> CloseReason | None:
+        """Why this encoding cannot carry what was published from this place in the batch on."""
+        return self.broken[1] if self.broken is not None and self.broken[0] >= begin else None
+
+    def clear(self) -> None:
+        """What was pending has been cut."""
+        self.places = []
+        self.joined.clear()
+        self.broken = None
         self.touched = False
 
 
@@ -162,7 +209,10 @@ class Lanes:
         # `_matching` which of them match a channel that has been published to.
         self._patterns: set[str] = set()
         self._matching: dict[str, tuple[str, ...]] = {}
+        # Since the last cut: the parts of each encoding, the groups that have some, the new lanes.
+        self._batches: dict[Encoding, list[Any]] = {}
         self._touched: list[_Group] = []
+        self._opened: list[Lane] = []
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -179,7 +229,7 @@ class Lanes:
             lane
             for selector in selectors
             for group in self._groups.get(selector, {}).values()
-            for lane in group.adders
+            for lane in group.lanes
         }
         return sum(len(lane.members) for lane in lanes)
 
@@ -188,49 +238,63 @@ class Lanes:
         groups = self._groups
         if not groups:
             return
-        encoded: dict[Encoding, Any] = {}
+        places: dict[Encoding, int] = {}
         exact = groups.get(event.channel)
         if exact is not None:
-            self._add(event, event.channel, exact, encoded)
+            self._note(event, event.channel, exact, places)
         if self._patterns:
             for selector in self._matches(event.channel):
-                self._add(event, selector, groups[selector], encoded)
+                self._note(event, selector, groups[selector], places)
 
-    def _add(
+    def _note(
         self,
         event: Event,
         selector: str,
         groups: dict[Encoding, _Group],
-        encoded: dict[Encoding, Any],
+        places: dict[Encoding, int],
     ) -> None:
+        """`places` are those where the event has its part in each encoding already."""
         for encoding, group in groups.items():
             if not group.touched:
                 group.touched = True
                 self._touched.append(group)
-            part = None if encoding.per_selector else encoded.get(encoding)
-            if part is None:
+            place = None if encoding.per_selector else places.get(encoding)
+            if place is None:
+                batch = group.batch
+                place = len(batch)
                 try:
-                    part = encoded[encoding] = encoding.event(event, selector)
+                    batch.append(encoding.event(event, selector))
                 except Closed as closed:
-                    for lane in group.adders:
-                        lane.broken = lane.broken or closed.reason
+                    batch.append(None)
+                    group.broken = (place, closed.reason)
                     continue
-            for add in group.adders.values():
-                add(part)
+                places[encoding] = place
+            group.places.append(place)
 
     def cut(self, head: int) -> list[Cut]:
         """Take what is pending in every lane; `head` is the log's head."""
-        cuts: list[Cut] = []
+        ripe: dict[Lane, list[_Group]] = {}
         for group in self._touched:
-            group.touched = False
-            for lane in group.adders:
-                if lane.pending or lane.broken:
-                    lane.position = head
-                    data, members = lane.wire.join(lane.pending), list(lane.members)
-                    cuts.append(Cut(lane, head, data, members, lane.broken))
-                    lane.pending.clear()
-                    lane.broken = None
+            for lane in group.lanes:
+                groups = ripe.get(lane)
+                if groups is None:
+                    ripe[lane] = [group]
+                else:
+                    groups.append(group)
+        cuts: list[Cut] = []
+        for lane, groups in ripe.items():
+            data, broken = _joined(lane, groups)
+            if data or broken:
+                lane.position = head
+                cuts.append(Cut(lane, head, data, list(lane.members), broken))
+        for group in self._touched:
+            group.clear()
         self._touched.clear()
+        for batch in self._batches.values():
+            batch.clear()
+        for lane in self._opened:
+            lane.begin = 0
+        self._opened.clear()
         return cuts
 
     @property
@@ -267,7 +331,7 @@ class Lanes:
     def goal(self, feed: Feed, log: Log) -> int:
         """The position at which `feed` may join its lane (rule 5)."""
         lane = self._lanes.get((feed.wire, feed.selection, feed.pace))
-        if lane is None or (not lane.pending and not lane.pace):
+        if lane is None or not (lane.pace or lane.dirty):
             return log.head
         if lane.pace and feed.position > lane.position:
             changed = log.read_latest(lane.selection, lane.position, log.head, 1).events
@@ -290,10 +354,20 @@ class Lanes:
         if lane.pace:
             self._paced.setdefault(lane.pace, {})[lane] = None
             return
+        encoding = lane.wire.encoding
+        batch = self._batches.setdefault(encoding, [])
+        groups = []
         for selector in lane.selection:
             by_encoding = self._groups.setdefault(selector, {})
-            group = by_encoding.setdefault(lane.wire.encoding, _Group())
-            group.adders[lane] = lane.add
+            group = by_encoding.get(encoding)
+            if group is None:
+                group = by_encoding[encoding] = _Group(batch)
+            group.lanes[lane] = None
+            groups.append(group)
+        lane.groups = tuple(groups)
+        if batch:
+            lane.begin = len(batch)
+            self._opened.append(lane)
         if not lane.selection.patterns <= self._patterns:
             self._use(lane.selection.patterns)
 
@@ -317,8 +391,8 @@ class Lanes:
         for selector in lane.selection:
             by_encoding = self._groups[selector]
             group = by_encoding[lane.wire.encoding]
-            del group.adders[lane]
-            if not group.adders:
+            del group.lanes[lane]
+            if not group.lanes:
                 del by_encoding[lane.wire.encoding]
                 if not by_encoding:
                     del self._groups[selector]
@@ -349,6 +423,22 @@ class Lanes:
         for channel, found in self._matching.items():
             if text in found:
                 self._matching[channel] = tuple(other for other in found if other != text)
+
+
+def _joined(lane: Lane, groups: list[_Group]) -> tuple[Any, CloseReason | None]:
+    """The bytes that carry what is pending in these of the lane's groups, and why it ends then."""
+    begin, wire = lane.begin, lane.wire
+    broken = None
+    for group in groups:
+        broken = broken or group.broken_since(begin)
+    if len(groups) > 1 or begin:
+        parts = lane.parts(groups)
+        return wire.join(parts) if parts else None, broken
+    (group,) = groups
+    if wire not in group.joined:
+        parts = lane.parts(groups)
+        group.joined[wire] = wire.join(parts) if parts else None
+    return group.joined[wire], broken
 
 
 def _keys_lost(lane: Lane, log: Log) -> dict[str, int]:

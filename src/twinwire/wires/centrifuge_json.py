@@ -6,6 +6,7 @@ in must hold none (`twinwire.core.event.draft` sees to it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -105,7 +106,7 @@ class JsonWire:
         self.encoding = _ENCODING
         self.framed = framed
 
-    def join(self, parts: list[bytes]) -> bytes:
+    def join(self, parts: Sequence[bytes]) -> bytes:
         """The frames, or with `framed` off the one text message, that carry these replies."""
         if not self.framed:
             return b"\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twinwire.core.event import Event
@@ -22,7 +23,7 @@ class ObjectWire:
     encoding = _Encoding()
     resumes = True
 
-    def join(self, parts: list[Any]) -> list[Any]:
+    def join(self, parts: Sequence[Any]) -> list[Any]:
         """A list of its own of `parts`."""
         return list(parts)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -86,7 +86,7 @@ class SseWire:
         self.encoding = encoding
         self.chunked = chunked
 
-    def join(self, parts: list[bytes]) -> bytes:
+    def join(self, parts: Sequence[bytes]) -> bytes:
         """The bytes of these blocks."""
         body = b"".join(parts)
         return b"%x\r\n%b\r\n" % (len(body), body) if self.chunked and body else body
