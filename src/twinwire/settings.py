@@ -91,6 +91,14 @@ class Settings(BaseModel):
     insecure: bool = Field(
         default=False, description="Listen beyond this machine although no API key is configured."
     )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain: then https and wss are served, "
+        "and nothing else.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file with its private key, if that is not in `tls_cert`."
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="What is logged: critical, error, warning, info or debug."
     )

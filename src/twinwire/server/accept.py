@@ -15,6 +15,7 @@ import logging
 import socket
 from collections.abc import Callable
 from ssl import SSLContext
+from typing import Any
 
 from twinwire.server.crowd import Portions
 
@@ -33,13 +34,18 @@ class Acceptor:
         self,
         listener: socket.socket,
         protocol: Callable[[], asyncio.Protocol],
-        ssl: SSLContext | None = None,
+        *,
+        tls: SSLContext | None = None,
+        tls_timeout: float | None = None,
     ) -> None:
+        """`tls_timeout` is the time in seconds for a TLS handshake."""
         listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._protocol = protocol
-        self._ssl = ssl
+        self._tls: dict[str, Any] = {}
+        if tls is not None:
+            self._tls = {"ssl": tls, "ssl_handshake_timeout": tls_timeout}
         self._opening: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self._portions = Portions()
@@ -73,7 +79,7 @@ class Acceptor:
 
     async def _open(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._ssl)
+            await self._loop.connect_accepted_socket(self._protocol, connection, **self._tls)
         except OSError:
             connection.close()  # the peer has gone, or failed in its TLS handshake
 

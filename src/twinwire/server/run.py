@@ -15,6 +15,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 from types import FrameType
 from typing import Any, cast
 
@@ -53,6 +54,7 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
     Raises `BadSettings` for an address that is in use, cannot be had or must not be served openly.
     """
     _refuse_open(settings)
+    tls = tls_context(settings)
     hub = hub or Hub(settings=settings)
     listener = listen(settings.host, settings.port)
     logging.basicConfig(
@@ -81,8 +83,8 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
     with listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        _log.info("twinwire listens on http://%s:%d", shown, port)
-        server = _Server(config)
+        _log.info("twinwire listens on http%s://%s:%d", "s" if tls else "", shown, port)
+        server = _Server(config, tls, settings.header_timeout)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
@@ -93,8 +95,13 @@ class _Server(uvicorn.Server):
     SIGTERM drains over the time of each hub's settings; Ctrl-C, and any second signal, at once.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, tls: ssl.SSLContext | None, tls_timeout: float
+    ) -> None:
+        """`tls_timeout` is the time in seconds for the handshake."""
         super().__init__(config)
+        self._tls = tls
+        self._tls_timeout = tls_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -102,7 +109,10 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         # With no sockets uvicorn starts everything but the accepting, which is ours.
         await super().startup(sockets=[])
-        acceptors = [Acceptor(listener, self._protocol) for listener in sockets or ()]
+        acceptors = [
+            Acceptor(listener, self._protocol, tls=self._tls, tls_timeout=self._tls_timeout)
+            for listener in sockets or ()
+        ]
         self.servers = cast(Any, acceptors)
 
     def _protocol(self) -> asyncio.Protocol:
@@ -186,6 +196,31 @@ def listen(host: str, port: int) -> socket.socket:
             ) from None
         raise BadSettings(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What connections are encrypted with, if they are. Raises `BadSettings`."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None:
+        if key is not None:
+            raise BadSettings("tls_key is set and tls_cert is not: it needs the certificate too")
+        return None
+    for name, file in (("tls_cert", cert), ("tls_key", key)):
+        try:
+            if file is not None:
+                file.open("rb").close()
+        except OSError as error:
+            raise BadSettings(f"{name}: {file}: {(error.strerror or str(error)).lower()}") from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # Without a password to ask for, which would wait at a terminal that nobody looks at.
+        context.load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        raise BadSettings(
+            f"tls_cert and tls_key ({cert}, {key or cert}) are not a certificate and its private "
+            f"key without a password, in PEM: {error.reason or error}"
+        ) from None
+    return context
 
 
 def _raise_file_limit() -> None:
