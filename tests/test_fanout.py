@@ -1,6 +1,7 @@
 """The fan-out over sinks of the plainest kind: who is written what, and what a bad one may do."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -476,3 +477,54 @@ async def test_the_fullest_are_closed_when_all_together_hold_too_much() -> None:
     stage.fanout.expire(1000)
     stage.fanout.expire(2000)
     assert [sink.closed for sink in sinks] == [None, CloseReason.SLOW, None]
+
+
+async def test_the_memory_of_all_feeds_is_reckoned_up_and_down() -> None:
+    stage = Stage()
+    before = stage.sink("a")
+    await stage.settle()
+    one = stage.fanout.memory
+    assert one > before.feed.cost
+    sink = stage.sink("a")
+    await stage.settle()
+    # Of a lane that is there already only the member is new.
+    assert stage.fanout.memory == one + sink.feed.cost
+    stage.fanout.subscribe(sink.feed, "b.*", Mode.EVERY, None)
+    await stage.settle()
+    assert stage.fanout.memory > one + sink.feed.cost
+    stage.fanout.unsubscribe(sink.feed, ["b.*"])
+    await stage.settle()
+    assert stage.fanout.memory == one + sink.feed.cost
+    stage.fanout.detach(sink.feed)
+    stage.fanout.detach(before.feed)
+    assert stage.fanout.memory == 0
+
+
+async def test_a_subscription_that_a_gap_has_ended_is_reckoned_no_more() -> None:
+    stage = Stage(Retention(events=1))
+    stage.wire.resumes = False
+    sink = stage.sink("a", "b", since=Start.EARLIEST)
+    with_both = sink.feed.cost
+    stage.publish("a", "b")
+    await stage.settle()
+    assert sorted(sink.feed.selection) == ["b"]
+    assert stage.fanout.feeds[sink.feed] == sink.feed.cost < with_both
+
+
+@pytest.mark.parametrize("channels", [1, 20, 300])
+async def test_what_is_reckoned_is_about_what_is_taken(channels: int) -> None:
+    stage = Stage()
+    tracemalloc.start()
+    try:
+        for client in range(600 // channels):
+            # Names of their own, as they come from different requests.
+            feed = Feed(stage.wire, Sink.__new__(Sink))
+            feed.sink.full = False
+            names = [f"prices.{client}.{number}" for number in range(channels)]
+            feed.start(names, Mode.EVERY, Start.NOW, stage.log)
+            stage.fanout.attach(feed)
+        await stage.settle()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.6 * taken < stage.fanout.memory < 1.6 * taken

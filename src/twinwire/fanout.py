@@ -73,13 +73,15 @@ class Fanout:
         seconds is closed, and the fullest ones when all together hold over `buffered_bytes`."""
         self.log = log
         self.lanes = Lanes()
-        self.feeds: dict[Feed, None] = {}
+        self.feeds: dict[Feed, int] = {}
+        """All feeds, and what is reckoned for each in `memory`."""
         self.ahead = 0
         """Events appended since the last cut."""
         self.ahead_bytes = 0
         """The bytes of their data."""
         self.cut = asyncio.Event()
         """Set by every cut."""
+        self._memory = 0
         self._slice = slice_ms / 1000
         self._read_bytes = read_bytes
         self._replay = Replay(log, limit=read_bytes, kept=replay_bytes)
@@ -114,13 +116,14 @@ class Fanout:
 
     def attach(self, feed: Feed) -> None:
         """Take in a feed that has been started; it reads the log and then joins its lane."""
-        self.feeds[feed] = None
+        self.feeds[feed] = 0
+        self._reckon(feed)
         self._read_on(feed)
 
     def detach(self, feed: Feed) -> None:
         """Let go of a feed. Done twice it does nothing."""
         if feed in self.feeds:
-            del self.feeds[feed]
+            self._memory -= self.feeds.pop(feed)
             self._behind.pop(feed, None)
             if feed.lane is not None:
                 self.lanes.leave(feed, self.log.head)
@@ -149,6 +152,7 @@ class Fanout:
         if feed.lane is not None:
             self.lanes.leave(feed, self.log.head)
         recovery = subscribe(feed, selector, mode, since, self.log, self._read_bytes)
+        self._reckon(feed)
         self._read_on(feed)
         return recovery
 
@@ -157,14 +161,26 @@ class Fanout:
         if feed.lane is not None:
             self.lanes.leave(feed, self.log.head)
         feed.drop(selectors)
+        self._reckon(feed)
         self._read_on(feed)
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes of memory all feeds and their lanes take; sinks not counted."""
+        return self._memory + self.lanes.memory
+
+    def _reckon(self, feed: Feed) -> None:
+        """Take what `feed` costs into account, after its channels have changed."""
+        cost = feed.cost
+        self._memory += cost - self.feeds[feed]
+        self.feeds[feed] = cost
 
     def position(self, feed: Feed) -> Position:
         """The position up to which the feed has been written everything."""
         return Position(self.log.epoch, feed.reached(self.log.head))
 
     def _read_on(self, feed: Feed) -> None:
-        if not feed.sink.full and feed.selection:
+        if not feed.sink.full and feed.count:
             self._behind[feed] = None
             self._wake()
 
@@ -291,10 +307,12 @@ class Fanout:
             return
         if feed not in self.feeds:
             return
+        if parts:
+            self._reckon(feed)  # a gap may have ended some of its subscriptions
         if feed.lane is None:
             if parts or feed.position != before:
                 self._read_on(feed)
-            elif feed.selection:
+            elif feed.count:
                 self._awaiting_cut.append(feed)
             return
         if feed.pace:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.core.samples import EPOCH, matches
+from tests.core.samples import EPOCH, matches, selectors
 from twinwire.core.event import (
     CHANNEL_MAX,
     CONTROL_TYPES,
@@ -109,15 +109,15 @@ def test_a_pattern_is_compiled_once() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a.*", ">", "*"])), st.randoms())
-def test_equal_selections_are_equal_and_hash_alike(selectors: list[str], random: Any) -> None:
-    others = selectors + selectors[:1]
+def test_equal_selections_are_equal_and_hash_alike(chosen: list[str], random: Any) -> None:
+    others = chosen + chosen[:1]
     random.shuffle(others)
-    one, two = Selection(selectors), Selection(others)
+    one, two = Selection(chosen), Selection(others)
     assert one == two
     assert hash(one) == hash(two)
     assert repr(one) == repr(two)
-    assert sorted(one) == sorted(set(selectors))
-    assert len(one) == len(set(selectors))
+    assert sorted(one) == sorted(set(chosen))
+    assert len(one) == len(set(chosen))
 
 
 @pytest.mark.parametrize("other", [Selection(), Selection("a"), Selection([">"]), {"a"}, None])
@@ -131,6 +131,20 @@ def test_a_selection_tells_by_what_a_channel_is_selected() -> None:
     assert list(selection.matching("d")) == []
     assert "a.*" in selection
     assert "a.x" not in selection
+
+
+@given(st.frozensets(selectors), st.frozensets(selectors))
+def test_selections_are_put_together_and_taken_apart_like_sets(
+    one: frozenset[str], two: frozenset[str]
+) -> None:
+    assert Selection(one).including(two) == Selection(one | two)
+    assert Selection(one).without(two) == Selection(one - two)
+    assert hash(Selection(one).without(one)) == hash(Selection())
+
+
+def test_what_is_included_in_a_selection_is_checked() -> None:
+    with pytest.raises(BadChannel):
+        Selection(["a"]).including(["a..b"])
 
 
 def test_a_position_is_written_as_two_numbers_and_read_back() -> None:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.core.samples import EPOCH, event
+from tests.core.samples import EPOCH, event, selectors
 from tests.core.wires import Part, TestWire, stream, subscriptions
-from twinwire.core.event import Pattern, Position
+from twinwire.core.event import Pattern, Position, Selection
 from twinwire.core.feed import Feed, Gap, Mode, Start, Why, knows, subscribe
 from twinwire.core.lane import Lanes
 from twinwire.core.log import OVERHEAD, Log, Retention
@@ -338,6 +340,31 @@ def test_a_subscription_that_was_dropped_may_come_back() -> None:
     assert reader.subscribe("a", at(2)) == ([event(4)], True, at(2))
     assert reader.step() == []
     assert reader.live
+
+
+@given(st.lists(st.tuples(st.sampled_from([*Mode, None]), selectors, st.booleans())))
+def test_channels_come_and_go_one_by_one_or_many_at_once(
+    changes: list[tuple[Mode | None, str, bool]],
+) -> None:
+    feed = Reader(log_of("a"), subscriptions()).feed
+    empty = feed.cost
+    has: dict[str, Mode] = {}
+    for mode, selector, looks in changes:
+        assert feed.selects(selector) == (selector in has)
+        if mode is None:
+            feed.drop([selector, selector])
+            has.pop(selector, None)
+        elif selector not in has:
+            feed.add(selector, mode, 1)
+            has[selector] = mode
+        assert feed.count == len(has)
+        if looks:
+            assert feed.selection == Selection(has)
+            assert feed.latest == Selection(s for s in has if has[s] is Mode.LATEST)
+    assert feed.selection == Selection(has)
+    assert feed.cost >= empty + sum(map(len, has))
+    feed.drop(list(has))
+    assert (feed.cost, feed.count, feed.selection) == (empty, 0, Selection())
 
 
 def test_modes_may_be_mixed() -> None:

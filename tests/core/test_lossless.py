@@ -478,6 +478,7 @@ class World(RuleBasedStateMachine):
                     book.account(self.log.head)
             self.close(client)
         assert len(self.lanes) == 0
+        assert self.lanes.memory == 0
         assert not self.lanes._groups
         assert not self.lanes._patterns
 

@@ -252,6 +252,10 @@ def pattern(text: str) -> Pattern:
     return Pattern(text)
 
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+"""One for all: an empty set takes as much memory as one of four."""
+
+
 class Selection:
     """A set of channels: exact names and patterns. Equal sets are equal and hash alike."""
 
@@ -264,9 +268,22 @@ class Selection:
         for selector in selectors:
             check_selector(selector)
             (patterns if is_pattern(selector) else exact).add(selector)
-        self.exact: frozenset[str] = frozenset(exact)
-        self.patterns: frozenset[str] = frozenset(patterns)
+        self._set(frozenset(exact), frozenset(patterns))
+
+    def _set(self, exact: frozenset[str], patterns: frozenset[str]) -> None:
+        self.exact: frozenset[str] = exact or _NOTHING
+        self.patterns: frozenset[str] = patterns or _NOTHING
         self._hash = hash((self.exact, self.patterns))
+
+    def including(self, selectors: Iterable[str]) -> Selection:
+        """This one and `selectors`, of which alone the names are checked. Raises `BadChannel`."""
+        more = Selection(selectors)
+        return _selection(self.exact | more.exact, self.patterns | more.patterns)
+
+    def without(self, selectors: Iterable[str]) -> Selection:
+        """This one without `selectors`, whether it has them or not."""
+        gone = frozenset(selectors)
+        return _selection(self.exact - gone, self.patterns - gone)
 
     def __hash__(self) -> int:
         return self._hash
@@ -301,3 +318,9 @@ class Selection:
 
     def __repr__(self) -> str:
         return f"Selection({sorted(self)!r})"
+
+
+def _selection(exact: frozenset[str], patterns: frozenset[str]) -> Selection:
+    made = Selection.__new__(Selection)
+    made._set(exact, patterns)
+    return made

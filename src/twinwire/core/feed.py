@@ -29,6 +29,12 @@ from twinwire.errors import Closed, CloseReason
 PACE_MAX: Final = 3_600_000
 """The longest time in ms between what a paced feed is told."""
 
+_NOTHING: Final = Selection()
+
+_COST: Final = 500
+_COST_SELECTOR: Final = 40
+"""Bytes of memory of a feed, and of each of its selectors besides the text; see `Feed.cost`."""
+
 
 class Mode(Enum):
     """How a subscriber is brought up to date when it is behind."""
@@ -54,8 +60,8 @@ class Feed:
     """One subscriber. `sink` is whatever the outside knows it by."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_fresh", "ahead", "declared", "foreign", "lane", "latest", "pace",
-        "position", "selection", "sink", "strict", "wire",
+        "__weakref__", "_begun", "_changes", "_fresh", "_latest", "_selection", "ahead", "cost",
+        "count", "declared", "foreign", "lane", "pace", "position", "sink", "strict", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -72,8 +78,20 @@ class Feed:
         self.sink = sink
         self.pace = pace
         self.strict = strict
-        self.selection = Selection()
-        self.latest = Selection()
+        self.count = 0
+        """How many selectors it has."""
+        self.cost = _COST
+        """About how many bytes of memory it takes, without its lane (`Lanes.memory`) and sink.
+
+        Measured as what `tracemalloc` counts on CPython 3.11 for 5,000 feeds of one channel, 2,000
+        of 20 and 100 of 1,000: with its lane's, within a sixth where no two feeds want the same.
+        Live feeds that do share one selection and take less: 490 bytes each. It counts for each
+        all the same, since whoever comes back, or is behind, has one of its own.
+        """
+        self._selection = self._latest = _NOTHING
+        # A client adds its channels one by one, perhaps thousands: they are taken into the
+        # selection together when it is asked for. None is for one that is dropped.
+        self._changes: dict[str, Mode | None] = {}
         self.position = 0
         self.foreign: Position | None = None
         self.declared: dict[str, int] = {}
@@ -91,9 +109,11 @@ class Feed:
 
         A position that is not this log's becomes a gap.
         """
-        self.selection = Selection(selectors)
+        self._selection = Selection(selectors)
+        self.count = len(self._selection)
+        self.cost = _COST + sum(map(_cost, self._selection))
         if mode is Mode.LATEST:
-            self.latest = self.selection
+            self._latest = self._selection
         if isinstance(since, Position):
             if knows(log, since):
                 self.position = since.seq
@@ -104,6 +124,41 @@ class Feed:
             self.declared = {s: self._lost(s, log) for s in self.selection}
         else:
             self.position = log.head
+
+    @property
+    def selection(self) -> Selection:
+        """What it selects."""
+        if self._changes:
+            self._settle()
+        return self._selection
+
+    @property
+    def latest(self) -> Selection:
+        """The part of its selection that is read by mode `latest`."""
+        if self._changes:
+            self._settle()
+        return self._latest
+
+    def _settle(self) -> None:
+        changes, self._changes = self._changes, {}
+        added = [s for s, mode in changes.items() if mode is not None]
+        latest = [s for s in added if changes[s] is Mode.LATEST]
+        self._selection = self._selection.without(changes).including(added)
+        if latest or self._latest:
+            self._latest = self._latest.without(changes).including(latest)
+
+    def selects(self, selector: str) -> bool:
+        """Whether `selector` is one of its own."""
+        if selector in self._changes:
+            return self._changes[selector] is not None
+        return selector in self._selection
+
+    def share(self, selection: Selection) -> None:
+        """Hold an equal `selection` in place of its own: one for all members of a lane."""
+        assert self.selection == selection
+        if self._latest == selection:
+            self._latest = selection
+        self._selection = selection
 
     def begins(self, log: Log) -> Position:
         """The position to tell the client at the start of its stream."""
@@ -125,7 +180,8 @@ class Feed:
         The feed must be out of its lane.
         """
         assert self.lane is None
-        if not self.selection:
+        assert not self.selects(selector)
+        if not self.count:
             self.position = seq
         elif seq < self.position:
             # The others keep what they have: from here on they are the ones ahead.
@@ -134,17 +190,18 @@ class Feed:
             self.position = seq
         elif seq > self.position:
             self.ahead[selector] = seq
-        self.selection = Selection((*self.selection, selector))
-        if mode is Mode.LATEST:
-            self.latest = Selection((*self.latest, selector))
+        self._changes[selector] = mode
+        self.count += 1
+        self.cost += _cost(selector)
 
     def drop(self, selectors: Iterable[str]) -> None:
         """Select these no longer. The feed must be out of its lane."""
         assert self.lane is None
-        gone = frozenset(selectors)
-        self.selection = Selection(s for s in self.selection if s not in gone)
-        self.latest = Selection(s for s in self.latest if s not in gone)
-        for selector in gone:
+        for selector in selectors:
+            if self.selects(selector):
+                self._changes[selector] = None
+                self.count -= 1
+                self.cost -= _cost(selector)
             self.ahead.pop(selector, None)
             self.declared.pop(selector, None)
 
@@ -160,7 +217,7 @@ class Feed:
         """
         assert self.lane is None
         parts = self._gaps(log)
-        if not self.selection:
+        if not self.count:
             self.position = log.head
             return parts
         goal = log.head if self._fresh else lanes.goal(self, log)
@@ -203,8 +260,7 @@ class Feed:
         """The next parts for the selectors that are not ahead, up to where the next one is."""
         encoding, behind, latest = self.wire.encoding, self.selection, self.latest
         if self.ahead:
-            behind = Selection(s for s in behind if s not in self.ahead)
-            latest = Selection(s for s in latest if s not in self.ahead)
+            behind, latest = behind.without(self.ahead), latest.without(self.ahead)
             goal = min(goal, *self.ahead.values())
         if replay is not None and not latest:
             part, self.position = replay.read(encoding, behind, self.position, goal)
@@ -225,12 +281,16 @@ def _read(
         return log.read(selection, after, upto, limit)
     if latest == selection:
         return log.read_latest(latest, after, upto, limit)
-    every = Selection(s for s in selection if s not in latest)
+    every = selection.without(latest)
     one = log.read(every, after, upto, limit)
     two = log.read_latest(latest, after, upto, limit)
     reached = min(one.reached, two.reached)
     both = {event.seq: event for event in (*two.events, *one.events) if event.seq <= reached}
     return [both[seq] for seq in sorted(both)], reached
+
+
+def _cost(selector: str) -> int:
+    return _COST_SELECTOR + selector.__sizeof__()
 
 
 def knows(log: Log, position: Position) -> bool:

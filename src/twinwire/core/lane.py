@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 _ALL: Final = 1 << 62
 """No limit, where bytes are limited."""
 
+_COST: Final = 750
+_COST_ENTRY: Final = 50
+_COST_SELECTOR: Final = 480
+"""Bytes of memory that a lane takes, each of its selectors, and each that any lane has at all."""
+
 _CHANNELS_KEPT: Final = 100_000
 """Channels whose matching patterns are remembered, at most."""
 
@@ -213,9 +218,17 @@ class Lanes:
         self._batches: dict[Encoding, list[Any]] = {}
         self._touched: list[_Group] = []
         self._opened: list[Lane] = []
+        self._entries = 0
 
     def __len__(self) -> int:
         return len(self._lanes)
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes of memory the lanes take, without what is pending in them; see
+        `Feed.cost`."""
+        lanes, selectors = len(self._lanes), len(self._groups)
+        return _COST * lanes + _COST_ENTRY * self._entries + _COST_SELECTOR * selectors
 
     @property
     def dirty(self) -> bool:
@@ -349,6 +362,7 @@ class Lanes:
             self._open(lane)
         lane.members[feed] = None
         feed.lane = lane
+        feed.share(lane.selection)
 
     def _open(self, lane: Lane) -> None:
         if lane.pace:
@@ -357,6 +371,7 @@ class Lanes:
         encoding = lane.wire.encoding
         batch = self._batches.setdefault(encoding, [])
         groups = []
+        self._entries += len(lane.selection)
         for selector in lane.selection:
             by_encoding = self._groups.setdefault(selector, {})
             group = by_encoding.get(encoding)
@@ -388,6 +403,7 @@ class Lanes:
             if not self._paced[lane.pace]:
                 del self._paced[lane.pace]
             return
+        self._entries -= len(lane.selection)
         for selector in lane.selection:
             by_encoding = self._groups[selector]
             group = by_encoding[lane.wire.encoding]

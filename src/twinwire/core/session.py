@@ -194,9 +194,9 @@ class Session:
             check_selector(selector)
         except BadChannel as error:
             raise Refusal.BAD_REQUEST.error(str(error)) from None
-        if any(selector in feed.selection for feed in self.feeds):
+        if any(feed.selects(selector) for feed in self.feeds):
             raise Refusal.ALREADY_SUBSCRIBED.error()
-        if sum(len(feed.selection) for feed in self.feeds) >= self._limits.channels:
+        if sum(feed.count for feed in self.feeds) >= self._limits.channels:
             raise Refusal.LIMIT_EXCEEDED.error(
                 f"limit exceeded: {self._limits.channels} channels (channels_per_connection)"
             )
