@@ -119,6 +119,13 @@ def test_latest_is_excused_by_a_newer_event_beyond_where_it_has_got_to() -> None
     assert checked(event(2, key="l"), log=log, mode=Mode.LATEST).superseded == 1
 
 
+def test_latest_is_excused_by_a_newer_event_that_lies_in_a_gap() -> None:
+    log = [entry(1, key="k"), entry(2, key="l"), entry(3, key="k")]
+    verdict = checked(event(2, key="l"), gap(2, 3), log=log, mode=Mode.LATEST)
+    assert verdict.adds_up
+    assert (verdict.superseded, verdict.in_gaps) == (1, 1)
+
+
 def test_the_log_knows_the_key_where_the_wire_does_not_tell() -> None:
     log = [entry(1, key="k"), entry(2, key="l"), entry(3, key="k")]
     assert checked(event(2), event(3), log=log, mode=Mode.LATEST).adds_up

@@ -267,6 +267,21 @@ def test_a_snapshot_is_yielded_and_resumed_after_what_has_come_of_it() -> None:
     assert seqs(talk.hear(push("a", 30))) == [30]
 
 
+def test_of_a_snapshot_anew_only_what_is_news_is_yielded() -> None:
+    talk = Talk(since=at(5), mode=Mode.LATEST)
+    items = talk.answer("a", recovered=False, offset=7, publications=[pub(2), pub(4)])
+    assert items == [Gap(at(5), at(7), Why.EVICTED, ("a",))]
+    assert seqs(talk.hear(push("a", 5), push("a", 6))) == [6]
+    talk.open()
+    assert talk.asked()["a"]["offset"] == 6
+
+
+def test_of_another_logs_snapshot_everything_is_news() -> None:
+    talk = Talk(since=Position(EPOCH - 1, 5), mode=Mode.LATEST)
+    items = talk.answer("a", recovered=False, offset=4, publications=[pub(2), pub(4)])
+    assert seqs(items) == [2, 4]
+
+
 def test_an_event_of_overlapping_subscriptions_is_yielded_once() -> None:
     talk = Talk(["a.*", "a.b", ">"])
     for name in ("a.*", "a.b", ">"):

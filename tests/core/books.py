@@ -54,7 +54,6 @@ class Answer(NamedTuple):
     mode: Mode
     since: Position | None
     recovery: Recovery
-    lost: int
 
 
 class Ended(NamedTuple):
@@ -168,7 +167,7 @@ class Client:
             self.books[selector].open = False
 
     def _subscribed(self, answer: Answer) -> None:
-        selector, mode, since, (events, recovered, start), lost = answer
+        selector, mode, since, (events, recovered, start) = answer
         assert start.epoch == EPOCH
         book = self.books.setdefault(selector, Book(self.truth, frozenset([selector]), mode))
         book.mode = mode
@@ -179,7 +178,7 @@ class Client:
             assert not events
             book.begin(start.seq)
         else:
-            book.begin(0, (0, lost, (selector,)))
+            book.begin(0, (0, start.seq, (selector,)))
         book.position = start
         for each in events:
             book.read(each)

@@ -239,6 +239,15 @@ def test_a_subscription_to_the_latest_that_cannot_be_recovered_begins_anew() -> 
     assert reader.live
 
 
+def test_an_answer_that_is_no_whole_snapshot_tells_all_the_same_how_far_something_is_lost() -> None:
+    log = log_of("b=k", "a=k", "a=l", keys_max=1)
+    reader = Reader(log, subscriptions())
+    events, recovered, start = reader.subscribe(">", at(0), Mode.LATEST)
+    assert ([each.seq for each in events], recovered, start) == ([1], False, at(2))
+    assert reader.step() == [(3, ">")]
+    assert reader.live
+
+
 def test_a_subscription_does_not_repeat_what_others_have_had() -> None:
     log = log_of("a", "b", "a", "b", "a")
     reader = Reader(log, subscriptions())

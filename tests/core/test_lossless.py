@@ -396,11 +396,10 @@ class World(RuleBasedStateMachine):
             return
         if feed.lane is not None:
             self.lanes.leave(feed, self.log.head)
-        lost = self.log.keys_lost(selector) if mode is Mode.LATEST else self.log.evicted(selector)
         known = since if isinstance(since, Position) else None
         recovery = subscribe(feed, selector, mode, known, self.log, 3 * EVENT)
         assert recovery.start <= self.log.position
-        client.inbox.append(Answer(selector, mode, known, recovery, lost))
+        client.inbox.append(Answer(selector, mode, known, recovery))
 
     @precondition(lambda self: self.subscribers())
     @step(which=few, chosen=st.lists(few, min_size=1, max_size=3))

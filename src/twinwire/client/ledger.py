@@ -5,7 +5,8 @@ event of its channels between where it began and where it has got to:
 
 1. In mode `every` it was received, or lies in a gap.
 2. In mode `latest` it was received, or superseded by a newer event of its key, or lies in a gap.
-   The newer event must have been received too, unless it lies beyond where the subscriber got to.
+   The newer event must have been received too, or lie in a gap itself, unless it lies beyond where
+   the subscriber got to.
 3. Nothing was received twice, out of order, unasked for, or other than it was published.
 
 A gap from one position to another covers the events after the first, up to and with the second.
@@ -150,12 +151,16 @@ class Ledger:
         listed = {entry.position for entry in entries}
         # Not every wire tells an event's key: what is the newest of its key, the entries say.
         newest: dict[tuple[str, str | None], Position] = {}
-        newest_received: dict[tuple[str, str | None], Position] = {}
+        newest_told: dict[tuple[str, str | None], Position] = {}
+        gaps = self._covered()
+
+        def lost(entry: Entry) -> bool:
+            return any(_in(gaps[s], entry.position) for s in self._matching(entry.channel))
+
         for entry in entries:
             newest[entry.channel, entry.key] = entry.position
-            if entry.position in self._received:
-                newest_received[entry.channel, entry.key] = entry.position
-        covered = self._covered()
+            if entry.position in self._received or lost(entry):
+                newest_told[entry.channel, entry.key] = entry.position
         for entry in entries:
             if not self._within(entry):
                 continue
@@ -163,9 +168,9 @@ class Ledger:
             if (got := self._received.get(entry.position)) is not None:
                 received += 1
                 self._compare(entry, got)
-            elif self._is_superseded(entry, newest, newest_received):
+            elif self._is_superseded(entry, newest, newest_told):
                 superseded += 1
-            elif any(_in(covered[s], entry.position) for s in self._matching(entry.channel)):
+            elif lost(entry):
                 in_gaps += 1
             else:
                 key = "" if entry.key is None else f" (key {entry.key})"
@@ -196,14 +201,14 @@ class Ledger:
         self,
         entry: Entry,
         newest: Mapping[tuple[str, str | None], Position],
-        newest_received: Mapping[tuple[str, str | None], Position],
+        newest_told: Mapping[tuple[str, str | None], Position],
     ) -> bool:
         if self.mode is not Mode.LATEST:
             return False
         assert self.end is not None
         same = (entry.channel, entry.key)
-        received = newest_received.get(same)
-        return (received is not None and received > entry.position) or newest[same] > self.end
+        told = newest_told.get(same)
+        return (told is not None and told > entry.position) or newest[same] > self.end
 
     def _compare(self, entry: Entry, got: tuple[str, str | None, bytes]) -> None:
         channel, key, data = got

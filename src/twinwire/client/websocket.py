@@ -100,12 +100,14 @@ class Send(NamedTuple):
 class _Channel:
     """One subscription; see rule 3."""
 
-    __slots__ = ("asked", "begin", "reached")
+    __slots__ = ("asked", "begin", "had", "reached")
 
     def __init__(self) -> None:
         self.asked: Since = None
         self.begin: Position | None = None
         self.reached: Position | None = None
+        # A snapshot brings again what is still the newest of its key from before this position.
+        self.had: Position | None = None
 
 
 class WebSocketReader:
@@ -212,17 +214,18 @@ class WebSocketReader:
         channel = self._channels[name]
         start = _position(result.epoch, result.offset)
         asked = Position(start.epoch, 0) if channel.asked == EARLIEST else channel.asked
+        known = isinstance(asked, Position) and asked.epoch == start.epoch and asked <= start
+        channel.had = asked if isinstance(asked, Position) and known else None
         if not result.recovered or channel.reached is None:
             if result.publications and not result.recovered:
                 # A snapshot, of which more may come: it is had once its events are.
                 first = min(publication.offset for publication in result.publications)
-                channel.begin = channel.reached = Position(start.epoch, first - 1)
+                channel.begin = Position(start.epoch, first - 1)
+                channel.reached = max(channel.begin, channel.had or channel.begin)
             else:
                 channel.begin = channel.reached = start
         if isinstance(asked, Position) and not result.recovered and asked != start:
-            known = asked.epoch == start.epoch and asked < start
-            why = Why.EVICTED if known else Why.RESTARTED
-            yield Gap(asked, start, why, (name,))
+            yield Gap(asked, start, Why.EVICTED if known else Why.RESTARTED, (name,))
         self._held.extend((name, _event(name, p, start.epoch)) for p in result.publications)
         if not self._awaited:
             held = sorted(self._held, key=lambda item: item[1].position)
@@ -251,8 +254,9 @@ class WebSocketReader:
 
     def _yield(self, name: str, event: Event, *, live: bool = False) -> Iterator[Event]:
         position = event.position
-        known = self._overlapping and self._yielded(event)
         channel = self._channels[name]
+        known = self._overlapping and self._yielded(event)
+        known = known or (channel.had is not None and position <= channel.had)
         channel.reached = max(channel.reached or position, position)
         if live:
             self._live = max(self._live or position, position)

@@ -299,7 +299,11 @@ def knows(log: Log, position: Position) -> bool:
 
 
 class Recovery(NamedTuple):
-    """How a subscription begins: what it missed, whether that is all, and from where it goes on."""
+    """How a subscription begins: what it missed, whether that is all, and from where it goes on.
+
+    It goes on from the last of `events`, or from `start` without any. If that is not all, what is
+    missing lies before `start`.
+    """
 
     events: list[Event]
     recovered: bool
@@ -337,7 +341,8 @@ def subscribe(
         after = min([lost, *(event.seq - 1 for event in events[:1])])
     if recovered:
         return Recovery(events, True, Position(log.epoch, after))
-    # The client knows now that it has not been told everything up to here. It gets the rest of
-    # what is left, and must be able to ask for it again from where this answer ends.
+    # The client knows now that it has not been told everything up to here. A snapshot may not have
+    # come as far as what is lost when the answer is full; the rest follows, and the client asks
+    # for it again from the last event it got.
     feed.declared[selector] = lost
-    return Recovery(events, False, Position(log.epoch, reached))
+    return Recovery(events, False, Position(log.epoch, max(reached, lost)))
