@@ -114,9 +114,7 @@ def name(number: int) -> str:
 
 
 def drafts(count: int) -> list[Draft]:
-    return [
-        draft(name(n % CHANNELS), TICK, key=f"key{n % 7}", max_bytes=MAX) for n in range(count)
-    ]
+    return [draft(name(n % CHANNELS), TICK, key=f"key{n % 7}", max_bytes=MAX) for n in range(count)]
 
 
 def events(count: int, after: int = 0) -> list[Event]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Raw
 
 from twinwire.errors import BadChannel, BadEvent, BadPosition, TooLarge
 
@@ -28,6 +29,9 @@ CONTROL_TYPES: Final = frozenset({"gap", "heartbeat", "reconnect", "error", "tok
 
 `open` and `error` are also what a browser's `EventSource` fires at its own `onopen` and `onerror`.
 """
+
+_KEPT: Final = 16_384
+"""Channels, fields and sets of tags that are remembered as checked, at most of each."""
 
 # 2**53 - 1 is the largest number that a JavaScript client holds exactly.
 _NUMBER_MAX: Final = 2**53 - 1
@@ -72,7 +76,7 @@ class Publisher(msgspec.Struct, frozen=True, gc=False):
 
     user: str = ""
     client: str = ""
-    conn_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    conn_info: Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +98,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """A published event. `time` is the broker's, in ms since 1970.
 
     A newer event of the same `key` on the same channel supersedes this one in mode `latest`; an
-    event without a key is superseded by the next one of its channel that has none.
+    event without a key is superseded by the next one of its channel that has none. Events share
+    their `tags`, which nobody may change.
     """
 
     channel: str
@@ -143,39 +148,63 @@ def draft(
     to be UTF-8) or anything that msgspec can write as JSON. Raises `BadChannel`, `BadEvent`, and
     `TooLarge` if the encoded data has more than `max_bytes`.
     """
-    check_channel(channel)
+    channel = _channel(channel)
     if isinstance(data, str):
         try:
             kind, raw = Kind.TEXT, data.encode()
         except UnicodeEncodeError as error:
             raise BadEvent("data", f"the text is not valid Unicode: {error}") from None
-    elif isinstance(data, bytes | bytearray | memoryview):
+    elif isinstance(data, _BYTES):
         kind, raw = Kind.BYTES, bytes(data)
     else:
         try:
-            kind, raw = Kind.JSON, msgspec.json.encode(data)
-            if b"\n" in raw or b"\r" in raw or not raw:
-                # From a `Raw`, and only between tokens: a JSON string cannot hold a raw line
-                # break. The Centrifuge protocol splits its replies at them, and SSE its fields.
-                raw = msgspec.json.format(raw, indent=-1)
+            kind, raw = Kind.JSON, _json(data)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadEvent("data", f"cannot be written as JSON: {error}") from None
     if len(raw) > max_bytes:
         raise TooLarge(f"an event of {len(raw)} bytes", "event_max_bytes", max_bytes)
     if key is not None:
-        _check_field("key", key)
+        key = _field("key", key)
     if type is not None:
-        _check_field("type", type)
+        type = _field("type", type)
         if type in CONTROL_TYPES:
             raise BadEvent("type", f"{type!r} is one of the stream's own: {_listed(CONTROL_TYPES)}")
-    for name, value in (tags or {}).items():
-        _check_field("tag", name)
-        _check_field("tag", value)
     # A copy: the publisher may go on to change its own.
-    return Draft(channel, raw, kind, key, type, dict(tags) if tags else None, publisher)
+    shared = _tags(tuple(tags.items())) if tags else None
+    return Draft(channel, raw, kind, key, type, shared, publisher)
 
 
-def _check_field(field: str, text: str) -> None:
+_BYTES: Final = (bytes, bytearray, memoryview)
+
+
+def _json(data: Any) -> bytes:
+    # A copy of what msgspec writes: it cuts its result from a larger piece of memory, of which the
+    # rest would be of no use to anybody for as long as the event is retained.
+    raw = bytes(data if isinstance(data, Raw) else memoryview(msgspec.json.encode(data)))
+    if b"\n" in raw or b"\r" in raw or not raw:
+        # From a `Raw`, and only between tokens: a JSON string cannot hold a raw line break. The
+        # Centrifuge protocol splits its replies at them, and SSE its fields.
+        return msgspec.json.format(raw, indent=-1)
+    return raw
+
+
+# What events have in common is checked once and shared: one channel, key and set of tags comes with
+# every request as objects of its own, which would take more memory than the rest of the event.
+
+
+@lru_cache(maxsize=_KEPT)
+def _channel(name: str) -> str:
+    check_channel(name)
+    return name
+
+
+@lru_cache(maxsize=_KEPT)
+def _tags(tags: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return {_field("tag", name): _field("tag", value) for name, value in tags}
+
+
+@lru_cache(maxsize=_KEPT)
+def _field(field: str, text: str) -> str:
     # Control characters would end a line of an event stream and begin a forged one.
     if not text:
         raise BadEvent(field, "it is empty")
@@ -183,6 +212,7 @@ def _check_field(field: str, text: str) -> None:
         raise BadEvent(field, f"it has {len(text)} characters, at most {FIELD_MAX} are allowed")
     if not text.isprintable():
         raise BadEvent(field, "it has a control character or another one that cannot be printed")
+    return text
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -336,7 +336,7 @@ class Log:
                 self._dead -= 1
                 self._dead_bytes -= size
             elif (
-                (keep.events and len(self) > keep.events)
+                (keep.events and len(ring) - self._first - self._dead > keep.events)
                 or (keep.bytes and self.bytes > keep.bytes)
                 or (keep.age and event.time < now - keep.age)
             ):

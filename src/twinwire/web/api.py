@@ -82,7 +82,9 @@ class Api:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._started = time.monotonic()
-        self._methods: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], Awaitable[Any]]]] = {
+        self._methods: dict[
+            str, tuple[Callable[[bytes | Raw], Any], Callable[[Any], Awaitable[Any]]]
+        ] = {
             "publish": (_decoder(_Publish), self._publish),
             "broadcast": (_decoder(_Broadcast), self._broadcast),
             "history": (_decoder(_History), self._history),
@@ -165,9 +167,11 @@ class Api:
         for command in commands:
             replies.append(None)
             try:
-                method, raw = _single(command)
+                if len(command) != 1:
+                    raise BadInput(f"a command has one method, this one has {len(command)}")
+                ((method, raw),) = command.items()
                 decode, run = self._method(method)
-                request = decode(bytes(raw))
+                request = decode(raw)
                 if isinstance(request, _Publish):
                     waiting.append((len(replies) - 1, self._draft(request.channel, request)))
                 else:
@@ -178,7 +182,9 @@ class Api:
         await flush()
         return replies
 
-    def _method(self, name: str) -> tuple[Callable[[bytes], Any], Callable[[Any], Awaitable[Any]]]:
+    def _method(
+        self, name: str
+    ) -> tuple[Callable[[bytes | Raw], Any], Callable[[Any], Awaitable[Any]]]:
         if name not in self._methods:
             raise Refusal.METHOD_NOT_FOUND.error(f"method not found: {name[:64]!r}")
         return self._methods[name]
@@ -236,14 +242,8 @@ class Api:
         return {"nodes": [node]}
 
 
-def _decoder(type: Any) -> Callable[[bytes], Any]:
+def _decoder(type: Any) -> Callable[[bytes | Raw], Any]:
     return msgspec.json.Decoder(type).decode
-
-
-def _single(command: dict[str, Raw]) -> tuple[str, Raw]:
-    if len(command) != 1:
-        raise BadInput(f"a command of a batch has one method, this one has {len(command)}")
-    return next(iter(command.items()))
 
 
 def _position(position: Position) -> dict[str, Any]:
