@@ -38,12 +38,13 @@ class Wire:
     """Joins to bytes, counted."""
 
     resumes = True
+    packs = False
 
     def __init__(self) -> None:
         self.encoding = Encoding()
         self.joined = 0
 
-    def join(self, parts: Sequence[Any]) -> bytes:
+    def join(self, parts: Sequence[Any], readers: int = 1) -> bytes:
         self.joined += 1
         return b"".join(parts)
 

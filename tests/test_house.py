@@ -19,8 +19,8 @@ PURE = {"core", "wires", "errors"}
 PURE_MAY_IMPORT = {
     "__future__", "abc", "array", "base64", "binascii", "bisect", "codecs", "collections",
     "contextlib", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq", "hmac",
-    "itertools", "json", "math", "msgspec", "operator", "re", "string", "struct", "types", "typing",
-    "zlib",
+    "isal", "itertools", "json", "math", "msgspec", "operator", "re", "string", "struct", "types",
+    "typing", "zlib",
 }  # fmt: skip
 # Reach the outside without an import.
 PURE_MAY_NOT_CALL = {"__import__", "breakpoint", "eval", "exec", "input", "open", "print"}

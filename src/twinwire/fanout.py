@@ -219,9 +219,10 @@ class Fanout:
             if feed in self.feeds and feed.lane is None:
                 self._read_on(feed)
         for cut in cuts:
+            data = cut.data
             for feed in cut.members:
                 if cut.awaited_by(feed):
-                    self._give(feed, cut.data, cut.position, cut.broken)
+                    self._give(feed, data, cut.position, cut.broken)
                 yield
         now = time.perf_counter()
         until = now + max(self._slice, now - begun)
@@ -295,9 +296,9 @@ class Fanout:
         before = feed.position
         try:
             replay = None if feed.wire is OBJECTS else self._replay
-            parts = feed.advance(self.log, self.lanes, self._read_bytes, replay)
-            if parts:
-                feed.sink.write(feed.wire.join(parts))
+            data = feed.advance(self.log, self.lanes, self._read_bytes, replay)
+            if data:
+                feed.sink.write(data)
         except Closed as closed:
             self.close(feed, closed.reason)
             return
@@ -310,7 +311,7 @@ class Fanout:
         if parts:
             self._reckon(feed)  # a gap may have ended some of its subscriptions
         if feed.lane is None:
-            if parts or feed.position != before:
+            if data or feed.position != before:
                 self._read_on(feed)
             elif feed.count:
                 self._awaiting_cut.append(feed)

@@ -248,6 +248,10 @@ class Settings(BaseModel):
     )
 
     # Writing
+    compression: bool = Field(
+        default=True,
+        description="Compress streams over SSE (gzip) for clients that accept it.",
+    )
     slice_ms: float = Field(
         default=1.0,
         gt=0,

@@ -32,7 +32,7 @@ class Ground:
         """A feed that has joined its lane."""
         feed = Feed(wire, pace=pace)
         feed.start(selectors, Mode.LATEST if pace else Mode.EVERY, Start.NOW, self.log)
-        assert feed.advance(self.log, self.lanes, ENOUGH) == []
+        assert not feed.advance(self.log, self.lanes, ENOUGH)
         assert feed.lane is not None
         return feed
 
@@ -177,7 +177,7 @@ def test_who_is_in_the_middle_of_a_batch_waits_for_its_cut() -> None:
     ground.publish("a", "a")
     late = Feed(wire)
     late.start(["a"], Mode.EVERY, Position(EPOCH, 1), ground.log)
-    assert late.advance(ground.log, ground.lanes, ENOUGH) == []
+    assert not late.advance(ground.log, ground.lanes, ENOUGH)
     assert late.lane is None
     (cut,) = ground.cut()
     assert late not in cut.members
@@ -344,7 +344,7 @@ def test_who_is_between_two_cuts_of_a_paced_lane_waits_for_the_next_if_anything_
         ground.publish(*names)
         late = Feed(wire, pace=50)
         late.start(["a"], Mode.LATEST, ground.log.position, ground.log)
-        assert late.advance(ground.log, ground.lanes, ENOUGH) == []
+        assert not late.advance(ground.log, ground.lanes, ENOUGH)
         assert (late.lane is not None) == joins
 
 
@@ -371,7 +371,7 @@ def test_who_comes_to_a_paced_lane_does_not_hide_from_it_what_was_forgotten() ->
     ground.publish("a", "b", "c")
     late = Feed(wire, pace=50)
     late.start(["a"], Mode.LATEST, ground.log.position, ground.log)
-    assert late.advance(ground.log, ground.lanes, ENOUGH) == []
+    assert not late.advance(ground.log, ground.lanes, ENOUGH)
     (cut,) = ground.lanes.cut_paced(50, ground.log)
     gap = Gap(Position(EPOCH, 0), Position(EPOCH, 1), Why.EVICTED, ("a",))
     assert wire.read(cut.data) == [gap]

@@ -26,7 +26,7 @@ from tests.core.samples import CHANNELS, EPOCH, KEYS, PATTERNS, channels, select
 from tests.core.wires import Encoding, Part, TestWire
 from twinwire.core.event import Pattern, Position, Selection
 from twinwire.core.feed import Feed, Gap, Mode, Start, Why, subscribe
-from twinwire.core.lane import Cut, Lane, Lanes
+from twinwire.core.lane import Cut, Lane, Lanes, ordered
 from twinwire.core.log import OVERHEAD, Log, Retention
 from twinwire.core.replay import Replay
 from twinwire.errors import Closed, CloseReason
@@ -447,7 +447,7 @@ class World(RuleBasedStateMachine):
             ]
             if not feed.wire.encoding.per_selector:
                 wanted = [(seq, "") for seq in dict.fromkeys(seq for seq, _ in wanted)]
-            assert sorted(feed.wire.read(lane.parts(lane.groups))) == wanted
+            assert sorted(feed.wire.read(ordered(lane.pending, lane.begin, once=lane.once))) == wanted
         assert not hasattr(self, "lanes") or len(self.lanes) == len(lanes)
 
     def teardown(self) -> None:

@@ -36,11 +36,13 @@ class TestWire:
 
     __test__ = False
 
+    packs = False
+
     def __init__(self, encoding: Encoding, *, resumes: bool) -> None:
         self.encoding = encoding
         self.resumes = resumes
 
-    def join(self, parts: Sequence[Any]) -> list[Any]:
+    def join(self, parts: Sequence[Any], readers: int = 1) -> list[Any]:
         return list(parts)
 
     def gap(self, gap: Gap) -> Gap:

@@ -205,10 +205,8 @@ class Feed:
             self.ahead.pop(selector, None)
             self.declared.pop(selector, None)
 
-    def advance(
-        self, log: Log, lanes: Lanes, limit: int, replay: Replay | None = None
-    ) -> list[Any]:
-        """Read on: the parts to write now, about `limit` bytes of events at most.
+    def advance(self, log: Log, lanes: Lanes, limit: int, replay: Replay | None = None) -> Any:
+        """Read on: what to write now, joined; about `limit` bytes of events at most.
 
         With `replay`, what other feeds are reading too is shared with them.
 
@@ -219,17 +217,21 @@ class Feed:
         parts = self._gaps(log)
         if not self.count:
             self.position = log.head
-            return parts
+            return self.wire.join(parts) if parts else b""
         goal = log.head if self._fresh else lanes.goal(self, log)
         read: list[Any] = []
-        while self.position < goal and not read:
-            read = self._read(log, goal, limit, replay)
+        packed = b""
+        while self.position < goal and not (read or packed):
+            read, packed = self._read(log, goal, limit, replay)
         if self._fresh and self.position == goal:
             self._fresh = False
             goal = lanes.goal(self, log)
         if self.position == goal and not self.ahead:
             lanes.join(self)
-        return parts + read
+        parts += read
+        if not parts:
+            return packed
+        return self.wire.join(parts) + packed if packed else self.wire.join(parts)
 
     def _gaps(self, log: Log) -> list[Any]:
         begin, why = Position(log.epoch, self.position), Why.EVICTED
@@ -256,21 +258,28 @@ class Feed:
         had = max(self.position, self.ahead.get(selector, 0), self.declared.get(selector, 0))
         return lost if lost > had else 0
 
-    def _read(self, log: Log, goal: int, limit: int, replay: Replay | None) -> list[Any]:
-        """The next parts for the selectors that are not ahead, up to where the next one is."""
-        encoding, behind, latest = self.wire.encoding, self.selection, self.latest
+    def _read(
+        self, log: Log, goal: int, limit: int, replay: Replay | None
+    ) -> tuple[list[Any], bytes]:
+        """The next parts, and what is joined already, for the selectors that are not ahead, up to
+        where the next one is."""
+        wire, behind, latest = self.wire, self.selection, self.latest
         if self.ahead:
             behind, latest = behind.without(self.ahead), latest.without(self.ahead)
             goal = min(goal, *self.ahead.values())
-        if replay is not None and not latest:
-            part, self.position = replay.read(encoding, behind, self.position, goal)
-            parts = [part] if part else []
-        else:
+        parts: list[Any] = []
+        packed = b""
+        if replay is None or latest:
             events, self.position = _read(log, behind, latest, self.position, goal, limit)
-            parts = encoded(encoding, events, behind)
+            parts = encoded(wire.encoding, events, behind)
+        elif wire.packs:
+            packed, self.position = replay.read_packed(wire, behind, self.position, goal)
+        else:
+            part, self.position = replay.read(wire.encoding, behind, self.position, goal)
+            parts = [part] if part else []
         if self.ahead:
             self.ahead = {s: seq for s, seq in self.ahead.items() if seq > self.position}
-        return parts
+        return parts, packed
 
 
 def _read(

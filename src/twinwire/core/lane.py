@@ -4,8 +4,8 @@
    everything up to the lane's position or is about to be.
 2. An event is encoded once for each encoding that some lane of its channel uses, and noted once for
    each selector in use that matches it. A tick cuts every lane that has something pending: what
-   its selectors have noted is put in order and joined once, and every member gets the same bytes
-   in one write. Lanes for which only one selector has something share even the joining.
+   its selectors have noted is put in order and joined (and compressed) once, and every member gets
+   the same bytes in one write. Lanes for which only one selector has something share even that.
 3. `Lane.position` is the log's head at the lane's last cut. All that is pending is after it.
 4. A member whose own position is behind its lane's still awaits the write of that cut. Otherwise
    it has had everything up to the cut, and with nothing pending everything up to the head.
@@ -104,8 +104,14 @@ class Wire(Protocol):
     def resumes(self) -> bool:
         """Whether the stream goes on after a gap; otherwise the gap ends what it concerns."""
 
-    def join(self, parts: Sequence[Any]) -> Any:
-        """The bytes that carry `parts`, in order. Writing two joins in a row is as good as one."""
+    @property
+    def packs(self) -> bool:
+        """Whether it compresses. Then its joins are worth keeping for others, and are bytes that
+        can be put together."""
+
+    def join(self, parts: Sequence[Any], readers: int = 1) -> Any:
+        """The bytes that carry `parts`, in order, to so many readers. Writing two joins in a row
+        is as good as one."""
 
     def gap(self, gap: Gap) -> Any:
         """The part that declares `gap`."""
@@ -131,41 +137,67 @@ class Lane:
         )
 
     @property
+    def pending(self) -> list[_Notes]:
+        """What its selectors have noted and it has not been cut with."""
+        begin = self.begin
+        return [g.notes for g in self.groups if g.notes is not None and g.notes.last >= begin]
+
+    @property
     def dirty(self) -> bool:
         """Whether something is pending."""
         begin = self.begin
-        return any(
-            (group.places and group.places[-1] >= begin) or group.broken_since(begin)
-            for group in self.groups
-        )
-
-    def parts(self, groups: Iterable[_Group]) -> Sequence[Any]:
-        """What is pending, in order, of these of its groups: of one encoding, that is."""
-        places: list[int] = []
-        batch: list[Any] = []
-        for group in groups:
-            places += group.places
-            batch = group.batch
-        # Each group's are in order already, which sorting makes use of.
-        places.sort()
-        if self.begin:
-            places = places[bisect_left(places, self.begin) :]
-        if self.once:
-            places = list(dict.fromkeys(places))
-        return itemgetter(*places)(batch) if len(places) > 1 else [batch[p] for p in places]
+        return any(g.notes is not None and g.notes.last >= begin for g in self.groups)
 
     def __repr__(self) -> str:
         return f"<Lane {self.selection!r} members={len(self.members)} dirty={self.dirty}>"
 
 
-class Cut(NamedTuple):
+class Cut:
     """What one tick writes to the members of one lane, and with `broken` why they end then."""
 
-    lane: Lane
-    position: int
-    data: Any
-    members: list[Feed]
-    broken: CloseReason | None
+    __slots__ = ("_begin", "_data", "_notes", "broken", "lane", "members", "position")
+
+    def __init__(self, lane: Lane, position: int, notes: list[_Notes]) -> None:
+        self.lane = lane
+        self.position = position
+        self.members = list(lane.members)
+        self.broken: CloseReason | None = None
+        for each in notes:
+            if each.broken is not None and each.broken[0] >= lane.begin:
+                self.broken = each.broken[1]
+        self._begin = lane.begin
+        self._notes = notes
+        self._data: Any = None
+
+    @classmethod
+    def of(cls, lane: Lane, position: int, parts: list[Any], broken: CloseReason | None) -> Cut:
+        """A cut whose parts are known."""
+        cut = cls(lane, position, [])
+        cut.broken = broken
+        cut._data = lane.wire.join(parts, len(cut.members))
+        return cut
+
+    @property
+    def data(self) -> Any:
+        """The bytes for each of them.
+
+        They are put in order and joined when they are first asked for: all lanes at once would
+        hold the loop for too long.
+        """
+        if self._data is None:
+            self._data = self._joined()
+            self._notes = []
+        return self._data
+
+    def _joined(self) -> Any:
+        lane, wire = self.lane, self.lane.wire
+        if len(self._notes) == 1 and not self._begin:
+            (notes,) = self._notes
+            if wire not in notes.joined:
+                parts = ordered(self._notes, 0)
+                notes.joined[wire] = wire.join(parts, max(len(self.members), notes.lanes))
+            return notes.joined[wire]
+        return wire.join(ordered(self._notes, self._begin, once=lane.once), len(self.members))
 
     def awaited_by(self, feed: Feed) -> bool:
         """Whether this member still has to be written the cut (rule 4).
@@ -175,32 +207,34 @@ class Cut(NamedTuple):
         return feed.lane is self.lane and feed.position < self.position
 
 
-class _Group:
-    """One selector in one encoding: the lanes that want it, and what they have pending of it.
+class _Notes:
+    """What has been published to one selector, in one encoding, since the last cut.
 
-    `places` are those of its parts in the encoding's batch.
+    `places` are those of its parts in `batch`, in which the encoding has all of its parts.
     """
 
-    __slots__ = ("batch", "broken", "joined", "lanes", "places", "touched")
+    __slots__ = ("batch", "broken", "joined", "lanes", "last", "places")
 
     def __init__(self, batch: list[Any]) -> None:
         self.batch = batch
         self.places: list[int] = []
-        self.lanes: dict[Lane, None] = {}
-        self.joined: dict[Wire, Any] = {}
+        self.last = -1
+        """The place of the newest, also if the encoding could not carry it."""
         self.broken: tuple[int, CloseReason] | None = None
-        self.touched = False
+        """The place of the newest that it could not carry, and why."""
+        self.joined: dict[Wire, Any] = {}
+        self.lanes = 0
+        """How many lanes were cut with it."""
 
-    def broken_since(self, begin: int) -> CloseReason | None:
-        """Why this encoding cannot carry what was published from this place in the batch on."""
-        return self.broken[1] if self.broken is not None and self.broken[0] >= begin else None
 
-    def clear(self) -> None:
-        """What was pending has been cut."""
-        self.places = []
-        self.joined.clear()
-        self.broken = None
-        self.touched = False
+class _Group:
+    """The lanes that want one selector in one encoding, and what they have pending of it."""
+
+    __slots__ = ("lanes", "notes")
+
+    def __init__(self) -> None:
+        self.lanes: dict[Lane, None] = {}
+        self.notes: _Notes | None = None
 
 
 class Lanes:
@@ -268,43 +302,45 @@ class Lanes:
     ) -> None:
         """`places` are those where the event has its part in each encoding already."""
         for encoding, group in groups.items():
-            if not group.touched:
-                group.touched = True
+            notes = group.notes
+            if notes is None:
+                notes = group.notes = _Notes(self._batches[encoding])
                 self._touched.append(group)
             place = None if encoding.per_selector else places.get(encoding)
             if place is None:
-                batch = group.batch
-                place = len(batch)
+                place = len(notes.batch)
                 try:
-                    batch.append(encoding.event(event, selector))
+                    notes.batch.append(encoding.event(event, selector))
                 except Closed as closed:
-                    batch.append(None)
-                    group.broken = (place, closed.reason)
+                    notes.batch.append(None)
+                    notes.broken = (place, closed.reason)
+                    notes.last = place
                     continue
                 places[encoding] = place
-            group.places.append(place)
+            notes.places.append(place)
+            notes.last = place
 
     def cut(self, head: int) -> list[Cut]:
         """Take what is pending in every lane; `head` is the log's head."""
-        ripe: dict[Lane, list[_Group]] = {}
+        ripe: dict[Lane, list[_Notes]] = {}
         for group in self._touched:
+            notes, group.notes = group.notes, None
+            assert notes is not None
+            notes.lanes = len(group.lanes)
             for lane in group.lanes:
-                groups = ripe.get(lane)
-                if groups is None:
-                    ripe[lane] = [group]
+                if notes.last < lane.begin:
+                    continue
+                noted = ripe.get(lane)
+                if noted is None:
+                    ripe[lane] = [notes]
                 else:
-                    groups.append(group)
+                    noted.append(notes)
         cuts: list[Cut] = []
-        for lane, groups in ripe.items():
-            data, broken = _joined(lane, groups)
-            if data or broken:
-                lane.position = head
-                cuts.append(Cut(lane, head, data, list(lane.members), broken))
-        for group in self._touched:
-            group.clear()
+        for lane, noted in ripe.items():
+            lane.position = head
+            cuts.append(Cut(lane, head, noted))
         self._touched.clear()
-        for batch in self._batches.values():
-            batch.clear()
+        self._batches = {encoding: [] for encoding in self._batches}
         for lane in self._opened:
             lane.begin = 0
         self._opened.clear()
@@ -338,7 +374,7 @@ class Lanes:
                 parts += encoded(wire.encoding, events, selection)
             except Closed as closed:
                 broken = closed.reason
-            cuts.append(Cut(lane, log.head, wire.join(parts), list(lane.members), broken))
+            cuts.append(Cut.of(lane, log.head, parts, broken))
         return cuts
 
     def goal(self, feed: Feed, log: Log) -> int:
@@ -376,7 +412,7 @@ class Lanes:
             by_encoding = self._groups.setdefault(selector, {})
             group = by_encoding.get(encoding)
             if group is None:
-                group = by_encoding[encoding] = _Group(batch)
+                group = by_encoding[encoding] = _Group()
             group.lanes[lane] = None
             groups.append(group)
         lane.groups = tuple(groups)
@@ -441,20 +477,21 @@ class Lanes:
                 self._matching[channel] = tuple(other for other in found if other != text)
 
 
-def _joined(lane: Lane, groups: list[_Group]) -> tuple[Any, CloseReason | None]:
-    """The bytes that carry what is pending in these of the lane's groups, and why it ends then."""
-    begin, wire = lane.begin, lane.wire
-    broken = None
-    for group in groups:
-        broken = broken or group.broken_since(begin)
-    if len(groups) > 1 or begin:
-        parts = lane.parts(groups)
-        return wire.join(parts) if parts else None, broken
-    (group,) = groups
-    if wire not in group.joined:
-        parts = lane.parts(groups)
-        group.joined[wire] = wire.join(parts) if parts else None
-    return group.joined[wire], broken
+def ordered(noted: Iterable[_Notes], begin: int, *, once: bool = False) -> Sequence[Any]:
+    """The parts that these have noted from the place `begin` in their batch on, in order; with
+    `once` what several have noted only once."""
+    places: list[int] = []
+    batch: list[Any] = []
+    for notes in noted:
+        places += notes.places
+        batch = notes.batch
+    # Each one's are in order already, which sorting makes use of.
+    places.sort()
+    if begin:
+        places = places[bisect_left(places, begin) :]
+    if once:
+        places = list(dict.fromkeys(places))
+    return itemgetter(*places)(batch) if len(places) > 1 else [batch[p] for p in places]
 
 
 def _keys_lost(lane: Lane, log: Log) -> dict[str, int]:

@@ -111,8 +111,9 @@ class StreamSink(SocketSink):
     def see(self, message: Message) -> None:
         """A message goes out to the server."""
         if message["type"] == "http.response.start":
-            names = {name.lower() for name, _ in message.get("headers", ())}
-            self._started = b"content-encoding" not in names
+            headers = message.get("headers", ())
+            codings = [value for name, value in headers if name.lower() == b"content-encoding"]
+            self._started = codings == ([] if self.coding is None else [self.coding])
 
     def open(self) -> bool:
         return self._started and not self.gone

@@ -138,7 +138,12 @@ class Sink:
 class NativeSink(Sink):
     """A sink of our own server, which can be taken (rule 3)."""
 
-    __slots__ = ()
+    __slots__ = ("coding",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coding: bytes | None = None
+        """The content coding of what we write. Any other is by somebody between us."""
 
     def take(self, listener: Listener | None = None) -> None:
         """Take the connection over; a WebSocket's messages go to `listener` from now on."""

@@ -23,8 +23,10 @@ from twinwire.core.event import Position
 from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
 from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
 from twinwire.hub import Hub, starting
+from twinwire.settings import Settings
 from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
 from twinwire.web.answers import refusal
+from twinwire.web.coding import NotAcceptable, gzips
 from twinwire.web.sink import SendSink, Sink, native
 from twinwire.wires import sse
 
@@ -49,6 +51,7 @@ class _Wanted(NamedTuple):
     envelope: bool
     visible: bool
     pace: int
+    gzip: bool
 
 
 class SseEndpoint:
@@ -98,15 +101,18 @@ class SseEndpoint:
             await answer(scope, receive, send)
             return False
         wanted, feed = answer
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        sink = native(scope)
+        headers = _headers(hub.settings, wanted)
+        if sink is not None and wanted.gzip:
+            sink.coding = b"gzip"
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return False
-        sink = native(scope)
         if sink is None or not sink.open():
             await _send_stream(hub, feed, sink, place, wanted.visible, receive, send)
             return False
-        feed.wire = sse.wire(envelope=wanted.envelope, chunked=scope["http_version"] != "1.0")
+        feed.wire = _wire(wanted, chunked=scope["http_version"] != "1.0")
         _Stream(hub, feed, sink, place, visible=wanted.visible).begin()
         sink.take()
         return True
@@ -119,12 +125,14 @@ class SseEndpoint:
             response.headers["Allow"] = "GET, HEAD"
             return response
         try:
-            wanted = _parse(request, hub.settings.channels_per_connection)
-            wire = sse.wire(envelope=wanted.envelope, chunked=False)
+            wanted = _parse(request, hub.settings)
+            wire = _wire(wanted, chunked=False)
             feed = Feed(wire, pace=wanted.pace, strict=hub.settings.closes_slow)
             feed.start(wanted.channels, wanted.mode, wanted.since, hub.log)
         except BadInput as error:
             return refusal(Refusal.BAD_REQUEST.code, str(error), 400)
+        except NotAcceptable:
+            return refusal(Refusal.BAD_REQUEST.code, "accept-encoding allows nothing", 406)
         for channel in feed.selection:
             if not place.grants.may_subscribe(channel):
                 message = f"permission denied: {channel[:64]}"
@@ -175,7 +183,7 @@ class _Stream:
     """A feed on its way through a sink, which it owns: the first block, the heartbeats, the
     farewell. As long as the connection is there nothing else is."""
 
-    __slots__ = ("_beat", "_feed", "_hub", "_place", "_sink", "_visible")
+    __slots__ = ("_beat", "_feed", "_hub", "_place", "_sink", "_visible", "_wire")
 
     def __init__(self, hub: Hub, feed: Feed, sink: Sink, place: Place, *, visible: bool) -> None:
         self._hub = hub
@@ -183,13 +191,15 @@ class _Stream:
         self._sink = sink
         self._place = place
         self._visible = visible
+        assert isinstance(feed.wire, sse.SseWire)
+        self._wire = feed.wire
         feed.sink = sink
         sink.bind(hub, (feed,), self)
 
     def begin(self) -> None:
         """Write the priming block and let the hub write what follows."""
         block = sse.priming(_retry(self._hub), self._feed.begins(self._hub.log))
-        self._sink.write(self._feed.wire.join([block]))
+        self._sink.write(self._wire.first(block))
         self._hub.fanout.attach(self._feed)
         # The first one comes somewhere within the period, so that clients who came together are
         # not served together for ever.
@@ -204,7 +214,7 @@ class _Stream:
     def say_farewell(self, reason: CloseReason) -> None:
         """The hub ends the stream."""
         self._beat.cancel()
-        self._sink.finish(self._feed.wire.join([sse.farewell(reason, _retry(self._hub))]))
+        self._sink.finish(self._wire.last(sse.farewell(reason, _retry(self._hub))))
 
     def _schedule(self, delay: float) -> None:
         delay = min(delay, max(0.0, self._place.ends - time.monotonic()))
@@ -216,7 +226,7 @@ class _Stream:
             return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
-            sink.write(feed.wire.join([block]))
+            sink.write(self._wire.join([block]))
         self._schedule(hub.settings.heartbeat)
 
 
@@ -225,8 +235,9 @@ def _retry(hub: Hub) -> int:
     return int(hub.settings.retry * 1000 * (0.5 + random.random()))
 
 
-def _parse(request: Request, channels_max: int) -> _Wanted:
-    """What the request asks for. Raises `BadInput`."""
+def _parse(request: Request, settings: Settings) -> _Wanted:
+    """What the request asks for. Raises `BadInput` and `NotAcceptable`."""
+    channels_max = settings.channels_per_connection
     query: QueryParams = request.query_params
     channels = query.getlist("channel")
     if not channels:
@@ -256,7 +267,21 @@ def _parse(request: Request, channels_max: int) -> _Wanted:
         _one_of(query, "format", formats) == "event",
         _one_of(query, "heartbeat", ["id", "event"]) == "event",
         _pace(query, mode),
+        gzips(request.headers.getlist("accept-encoding"), enabled=settings.compression),
     )
+
+
+def _wire(wanted: _Wanted, *, chunked: bool) -> sse.SseWire:
+    return sse.wire(envelope=wanted.envelope, chunked=chunked, gzip=wanted.gzip)
+
+
+def _headers(settings: Settings, wanted: _Wanted) -> list[tuple[bytes, bytes]]:
+    headers = _HEADERS.copy()
+    if settings.compression:
+        headers.append((b"vary", b"accept-encoding"))
+    if wanted.gzip:
+        headers.append((b"content-encoding", b"gzip"))
+    return headers
 
 
 def _pace(query: QueryParams, mode: Mode) -> int:

@@ -17,7 +17,7 @@ from twinwire.core.event import Event, Kind, is_pattern
 from twinwire.core.feed import Gap
 from twinwire.core.protocol import Command, Publication, Push, Reply, UnsubscribePush
 from twinwire.errors import BadFrame, Closed, CloseReason, Unsubscribed
-from twinwire.wires import frame
+from twinwire.wires import deflate, frame
 
 FRAME_MAX: Final = 64 * 1024
 """Bytes after which a frame takes no further reply: the SDKs refuse messages over their limit."""
@@ -101,12 +101,14 @@ class JsonWire:
 
     resumes = False
 
-    def __init__(self, *, framed: bool) -> None:
-        """`framed`: for a sink that writes to the socket itself."""
+    def __init__(self, *, framed: bool, deflate: bool = False) -> None:
+        """`framed`: for a sink that writes to the socket itself. `deflate`: such a one, with
+        permessage-deflate and without context takeover (RFC 7692)."""
         self.encoding = _ENCODING
         self.framed = framed
+        self.packs = deflate
 
-    def join(self, parts: Sequence[bytes]) -> bytes:
+    def join(self, parts: Sequence[bytes], readers: int = 1) -> bytes:
         """The frames, or with `framed` off the one text message, that carry these replies."""
         if not self.framed:
             return b"\n".join(parts)
@@ -115,13 +117,18 @@ class JsonWire:
         size = 0
         for part in parts:
             if batch and size + len(part) > FRAME_MAX:
-                frames.append(frame.frame(frame.TEXT, b"\n".join(batch)))
+                frames.append(self._frame(b"\n".join(batch), readers))
                 batch, size = [], 0
             batch.append(part)
             size += len(part) + 1
         if batch:
-            frames.append(frame.frame(frame.TEXT, b"\n".join(batch)))
+            frames.append(self._frame(b"\n".join(batch), readers))
         return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _frame(self, text: bytes, readers: int) -> bytes:
+        if self.packs and (payload := deflate.message(text, readers)) is not None:
+            return frame.frame(frame.TEXT | frame.RSV1, payload)
+        return frame.frame(frame.TEXT, text)
 
     def gap(self, gap: Gap) -> bytes:
         """Ends the subscriptions that have lost events; the SDK subscribes again and recovers."""
@@ -133,4 +140,5 @@ class JsonWire:
 
 
 FRAMED: Final = JsonWire(framed=True)
+DEFLATED: Final = JsonWire(framed=True, deflate=True)
 MESSAGES: Final = JsonWire(framed=False)

@@ -16,6 +16,9 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
+RSV1: Final = 0x40
+"""With an opcode: the message is compressed (RFC 7692, section 6)."""
+
 _FIN: Final = 0x80
 _REASON_MAX: Final = 123
 

@@ -22,8 +22,9 @@ class ObjectWire:
 
     encoding = _Encoding()
     resumes = True
+    packs = False
 
-    def join(self, parts: Sequence[Any]) -> list[Any]:
+    def join(self, parts: Sequence[Any], readers: int = 1) -> list[Any]:
         """A list of its own of `parts`."""
         return list(parts)
 

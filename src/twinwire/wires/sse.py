@@ -25,6 +25,7 @@ import msgspec
 from twinwire.core.event import Event, Kind, Position
 from twinwire.core.feed import Gap
 from twinwire.errors import BadFrame, CloseReason
+from twinwire.wires import deflate
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -77,18 +78,34 @@ def _envelope(event: Event) -> bytes:
 
 
 class SseWire:
-    """An event stream: an encoding, and whether its bytes are framed as HTTP chunks."""
+    """An event stream: an encoding, and how its bytes are coded and framed."""
 
     resumes = True
 
-    def __init__(self, encoding: SseEncoding, *, chunked: bool) -> None:
-        """`chunked`: RFC 9112, section 7.1, for a sink that writes to the socket itself."""
+    def __init__(self, encoding: SseEncoding, *, chunked: bool, gzip: bool) -> None:
+        """`chunked`: RFC 9112, section 7.1, for a sink that writes to the socket itself. `gzip`:
+        for a body with that content coding."""
         self.encoding = encoding
         self.chunked = chunked
+        self.packs = gzip
 
-    def join(self, parts: Sequence[bytes]) -> bytes:
+    def join(self, parts: Sequence[bytes], readers: int = 1) -> bytes:
         """The bytes of these blocks."""
         body = b"".join(parts)
+        if self.packs and body:
+            body = deflate.compressed(body, readers) or deflate.stored(body)
+        return self._framed(body)
+
+    def first(self, block: bytes) -> bytes:
+        """The bytes of a stream's first block."""
+        head = deflate.GZIP_HEAD + deflate.stored(block) if self.packs else block
+        return self._framed(head)
+
+    def last(self, block: bytes) -> bytes:
+        """The bytes of a stream's last block."""
+        return self._framed(deflate.stored(block) + deflate.LAST if self.packs else block)
+
+    def _framed(self, body: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(body), body) if self.chunked and body else body
 
     def gap(self, gap: Gap) -> bytes:
@@ -98,15 +115,16 @@ class SseWire:
 
 _DATA, _EVENT = SseEncoding(envelope=False), SseEncoding(envelope=True)
 _WIRES: Final = {
-    (envelope, chunked): SseWire(_EVENT if envelope else _DATA, chunked=chunked)
+    (envelope, chunked, gzip): SseWire(_EVENT if envelope else _DATA, chunked=chunked, gzip=gzip)
     for envelope in (False, True)
     for chunked in (False, True)
+    for gzip in (False, True)
 }
 
 
-def wire(*, envelope: bool, chunked: bool) -> SseWire:
+def wire(*, envelope: bool, chunked: bool, gzip: bool = False) -> SseWire:
     """The one wire of this kind: lanes are found by their wire's identity."""
-    return _WIRES[envelope, chunked]
+    return _WIRES[envelope, chunked, gzip]
 
 
 def control(type: str, data: dict[str, Any], position: Position | None = None) -> bytes:
