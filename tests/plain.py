@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
@@ -184,6 +185,10 @@ class Stream:
     def __init__(self, sock: socket.socket, *, after: Response | None = None) -> None:
         self.sock = sock
         self.response = Response(sock, after=after)
+        coded = self.response.headers.get("content-encoding") == "gzip"
+        self._gzip = zlib.decompressobj(31) if coded else None
+        self.size = 0
+        """Bytes of the body, as they came."""
         self._rest = b""
         self._blocks: list[Block] = []
 
@@ -195,7 +200,9 @@ class Stream:
 
     def _read(self) -> bool:
         piece = self.response.piece()
-        self._blocks, self._rest = parse_blocks(self._rest + piece)
+        self.size += len(piece)
+        plain = self._gzip.decompress(piece) if self._gzip else piece
+        self._blocks, self._rest = parse_blocks(self._rest + plain)
         return bool(piece)
 
     def event(self) -> Block:

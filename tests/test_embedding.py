@@ -81,6 +81,16 @@ def test_both_wires_get_the_same_events(port: int, api: Api) -> None:
         assert [push["pub"]["data"]["n"] for push in other.pushed(3)] == [1, 3, 5]
 
 
+def test_a_stream_with_gzip_is_the_same_stream(port: int, api: Api) -> None:
+    path = "/live/sse?channel=coded"
+    with stream(port, path) as plain, stream(port, path, accept_encoding="gzip") as coded:
+        assert "content-encoding" not in plain.response.headers
+        assert coded.response.headers["content-encoding"] == "gzip"
+        for count in (1, 100):
+            api.publish_all([("coded", {"n": n, "price": 1.1}) for n in range(count)])
+            assert coded.events(count) == plain.events(count)
+
+
 def test_a_position_from_one_wire_resumes_on_the_other(port: int, api: Api) -> None:
     first = api.publish("resume", 1)
     missed = api.publish_all([("resume", n) for n in range(3)])

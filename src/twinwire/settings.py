@@ -250,7 +250,8 @@ class Settings(BaseModel):
     # Writing
     compression: bool = Field(
         default=True,
-        description="Compress streams over SSE (gzip) for clients that accept it.",
+        description="Compress event streams (gzip) for clients that accept it, once for all that "
+        "share a lane. Blocks of less than 300 bytes (100 if shared) stay as they are.",
     )
     slice_ms: float = Field(
         default=1.0,

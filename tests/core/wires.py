@@ -69,3 +69,25 @@ def stream() -> TestWire:
 def subscriptions() -> TestWire:
     """Like Centrifuge: each subscription gets its own, and a gap ends it."""
     return TestWire(Encoding(per_selector=True), resumes=False)
+
+
+class PackingWire:
+    """Like a stream that is compressed: what it has joined is between brackets, and counted."""
+
+    resumes = True
+    packs = True
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.joined: list[bytes] = []
+
+    def join(self, parts: list[bytes], readers: int = 1) -> bytes:
+        self.joined.append(b"[%b]" % self.encoding.separator.join(parts))
+        return self.joined[-1]
+
+    def gap(self, gap: Gap) -> bytes:
+        return b"gap"
+
+    def read(self, data: bytes) -> bytes:
+        """The parts that were joined, without the brackets."""
+        return self.encoding.separator.join(re.findall(rb"\[([^]]*)\]", data))

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from twinwire.core.protocol import (
 )
 from twinwire.errors import BadFrame, Closed, CloseReason
 from twinwire.wires.centrifuge_json import (
+    DEFLATED,
     FRAME_MAX,
     FRAMED,
     MESSAGES,
@@ -321,3 +323,42 @@ def test_an_answer_with_publications_is_what_the_protocol_says() -> None:
             "publications": [{"data": {"n": 5}, "offset": 5}],
         },
     }
+
+
+def read_frames(data: bytes) -> list[tuple[bool, bytes]]:
+    """Of text messages: whether each was compressed, and its text."""
+    found = []
+    while data:
+        first, size = data[0], data[1]
+        place = 2
+        if size == 126:
+            (size,), place = struct.unpack_from("!H", data, 2), 4
+        elif size == 127:
+            (size,), place = struct.unpack_from("!Q", data, 2), 10
+        payload, data = data[place : place + size], data[place + size :]
+        assert first & ~0x40 == 0x81
+        coded = bool(first & 0x40)
+        if coded:
+            payload = zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
+        found.append((coded, payload))
+    return found
+
+
+@given(st.lists(st.integers(1, FRAME_MAX), min_size=1, max_size=8), st.sampled_from([1, 100]))
+def test_compressed_frames_hold_what_plain_ones_do(sizes: list[int], readers: int) -> None:
+    parts = [(b'{"n":%d}' % n) * (size // 7 + 1) for n, size in enumerate(sizes)]
+    plain, coded = FRAMED.join(parts), DEFLATED.join(parts, readers)
+    assert [text for _, text in read_frames(coded)] == [text for _, text in read_frames(plain)]
+    assert len(coded) <= len(plain)
+
+
+def test_a_reply_is_not_compressed() -> None:
+    reply = encode(Reply(id=1, connect=ConnectResult(client="c", version="v")))
+    assert DEFLATED.join([reply]) == FRAMED.join([reply])
+
+
+def test_a_batch_of_pushes_is_compressed_message_by_message() -> None:
+    parts = [b'{"push":{"channel":"a","pub":{"data":%d}}}' % n for n in range(100)]
+    first, second = read_frames(DEFLATED.join(parts)), read_frames(DEFLATED.join(parts[1:]))
+    assert first == [(True, b"\n".join(parts))]
+    assert second == [(True, b"\n".join(parts[1:]))]

@@ -3,6 +3,7 @@
 import base64
 import random
 import re
+import zlib
 from typing import Any
 
 import msgspec
@@ -383,3 +384,43 @@ def test_the_parser_raises_nothing_but_bad_frame(stream: bytes, bound: int) -> N
         parse(stream, max_bytes=bound)
     except BadFrame:
         assert len(stream) > bound
+
+
+bodies = st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(bodies, st.sampled_from([1, 2, 100])), max_size=6), st.booleans())
+def test_a_gzip_stream_holds_what_a_plain_one_does(
+    batches: list[tuple[list[bytes], int]], chunked: bool
+) -> None:
+    plain = sse.wire(envelope=False, chunked=False)
+    coded = sse.wire(envelope=False, chunked=chunked, gzip=True)
+    first, last = sse.priming(2000, AT), sse.farewell(CloseReason.SHUTDOWN, 100)
+    expected = [plain.first(first)]
+    expected += [plain.join(parts, readers) for parts, readers in batches]
+    expected.append(plain.last(last))
+    written = [coded.first(first)]
+    written += [coded.join(parts, readers) for parts, readers in batches]
+    written.append(coded.last(last))
+    # A second client of the lane joins after the first batch.
+    late = [written[0], *written[2:]], [expected[0], *expected[2:]]
+    for pieces, texts in ((written, expected), late if batches else (written, expected)):
+        reader = zlib.decompressobj(31)
+        for piece, text in zip(pieces, texts, strict=True):
+            body = piece
+            if chunked:
+                size, _, rest = piece.partition(b"\r\n")
+                body = rest[: int(size, 16)]
+                assert rest[len(body) :] == b"\r\n"
+            assert reader.decompress(body) == text
+
+
+def test_what_one_client_is_told_costs_no_compression() -> None:
+    wire = sse.wire(envelope=True, chunked=False, gzip=True)
+    beat = sse.heartbeat(AT, visible=True)
+    for written in (wire.first(beat), wire.join([beat]), wire.last(beat)):
+        assert beat in written
+
+
+def test_nothing_joined_is_nothing() -> None:
+    assert sse.wire(envelope=False, chunked=True, gzip=True).join([]) == b""

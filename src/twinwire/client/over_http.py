@@ -13,7 +13,8 @@ import msgspec
 from twinwire.client.address import Address
 from twinwire.client.errors import ComeBack, MissingExtra, Refused, reason
 from twinwire.client.sse import Request
-from twinwire.errors import BadInput
+from twinwire.errors import BadFrame, BadInput
+from twinwire.wires.deflate import Gunzip
 
 try:
     import httpx2
@@ -107,7 +108,7 @@ async def _pump(
         end = ComeBack(reason(error))
     except (httpx2.RequestError, httpx2.InvalidURL) as error:
         end = BadInput(f"{address}: {error}")
-    except (ComeBack, Refused) as error:
+    except (ComeBack, Refused, BadFrame) as error:
         end = error
     await pieces.put(end)
 
@@ -123,9 +124,16 @@ async def _read(
         ) as response,
     ):
         await _accept(response)
+        coding = response.headers.get("content-encoding", "identity").lower()
+        if coding not in ("identity", "gzip"):
+            raise Refused(
+                response.status_code, f"its coding is {coding[:64]}, which was not asked for"
+            )
+        gunzip = Gunzip() if coding == "gzip" else None
         async with aclosing(response.aiter_raw()) as stream:
             async for piece in stream:
-                await pieces.put(piece)
+                for part in gunzip.feed(piece) if gunzip else (piece,):
+                    await pieces.put(part)
 
 
 async def _accept(response: httpx2.Response) -> None:

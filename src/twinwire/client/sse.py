@@ -83,7 +83,7 @@ class SseReader:
             "mode": self.mode.value,
             "format": "event",
         }
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip"}
         if self.position is not None:
             headers["Last-Event-ID"] = str(self.position)
         return Request(query, headers)
