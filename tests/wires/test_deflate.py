@@ -55,6 +55,13 @@ def test_a_gzip_body_is_read_byte_by_byte_as_it_comes(parts: list[tuple[bytes, i
     assert reader.flush() == b""
 
 
+def test_every_piece_ends_with_an_empty_block() -> None:
+    for plain in (b"", b"x", b"x" * 70_000, b"x" * (2 * 65535)):
+        for coded in (stored(plain), piece(plain, 1)):
+            assert coded.endswith(b"\x00\x00\xff\xff")
+            assert zlib.decompressobj(-15).decompress(coded) == plain
+
+
 def test_what_is_small_or_becomes_no_smaller_is_not_compressed() -> None:
     assert compressed(b"x" * (LEAST - 1)) is None
     assert compressed(b"x" * LEAST) is not None

@@ -45,6 +45,7 @@ LAST: Final = b"\x03\x00"
 """The last block, an empty one."""
 
 _TAIL: Final = b"\x00\x00\xff\xff"
+_EMPTY: Final = b"\x00" + _TAIL
 _STORED_MAX: Final = 0xFFFF
 _GUNZIPPED: Final = 64 * 1024
 
@@ -82,12 +83,19 @@ def compressed(data: bytes, readers: int = 1) -> bytes | None:
 
 
 def stored(data: bytes) -> bytes:
-    """The piece that holds `data` as it is (section 3.2.4)."""
-    size = len(data)
-    if size <= _STORED_MAX:
-        return struct.pack("<BHH", 0, size, size ^ 0xFFFF) + data
-    parts = (data[i : i + _STORED_MAX] for i in range(0, size, _STORED_MAX))
-    return b"".join(map(stored, parts))
+    """The piece that holds `data` as it is (section 3.2.4).
+
+    It ends with an empty block, like what a compressor flushes: Go's decoder, and so a proxy
+    written in Go, gives out what it has at such a one only.
+    """
+    if len(data) <= _STORED_MAX:
+        return _block(data) + _EMPTY
+    parts = (data[i : i + _STORED_MAX] for i in range(0, len(data), _STORED_MAX))
+    return b"".join(map(_block, parts)) + _EMPTY
+
+
+def _block(data: bytes) -> bytes:
+    return struct.pack("<BHH", 0, len(data), len(data) ^ 0xFFFF) + data
 
 
 def message(data: bytes, readers: int = 1) -> bytes | None:
