@@ -10,6 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame
+from websockets.streams import StreamReader
 
 from twinwire.core.event import Event, Kind, Position, Publisher, draft
 from twinwire.core.feed import Gap, Why
@@ -362,3 +365,23 @@ def test_a_batch_of_pushes_is_compressed_message_by_message() -> None:
     first, second = read_frames(DEFLATED.join(parts)), read_frames(DEFLATED.join(parts[1:]))
     assert first == [(True, b"\n".join(parts))]
     assert second == [(True, b"\n".join(parts[1:]))]
+
+
+def test_another_implementation_reads_compressed_frames() -> None:
+    extension = PerMessageDeflate(
+        remote_no_context_takeover=True,
+        local_no_context_takeover=True,
+        remote_max_window_bits=15,
+        local_max_window_bits=15,
+    )
+    for count in (1, 50, 3, 500):
+        parts = [b'{"push":{"channel":"a","pub":{"data":%d}}}' % n for n in range(count)]
+        reader = StreamReader()
+        reader.feed_data(DEFLATED.join(parts, count))
+        texts = []
+        while reader.buffer:
+            parsing = Frame.parse(reader.read_exact, mask=False, extensions=[extension])
+            with pytest.raises(StopIteration) as ended:
+                next(parsing)
+            texts.append(ended.value.value.data)
+        assert b"\n".join(texts) == b"\n".join(parts)
