@@ -308,7 +308,7 @@ class Fanout:
             return
         if feed not in self.feeds:
             return
-        if parts:
+        if data:
             self._reckon(feed)  # a gap may have ended some of its subscriptions
         if feed.lane is None:
             if data or feed.position != before:

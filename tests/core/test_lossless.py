@@ -447,7 +447,9 @@ class World(RuleBasedStateMachine):
             ]
             if not feed.wire.encoding.per_selector:
                 wanted = [(seq, "") for seq in dict.fromkeys(seq for seq, _ in wanted)]
-            assert sorted(feed.wire.read(ordered(lane.pending, lane.begin, once=lane.once))) == wanted
+            assert (
+                sorted(feed.wire.read(ordered(lane.pending, lane.begin, once=lane.once))) == wanted
+            )
         assert not hasattr(self, "lanes") or len(self.lanes) == len(lanes)
 
     def teardown(self) -> None:

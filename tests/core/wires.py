@@ -81,7 +81,7 @@ class PackingWire:
         self.encoding = encoding
         self.joined: list[bytes] = []
 
-    def join(self, parts: list[bytes], readers: int = 1) -> bytes:
+    def join(self, parts: Sequence[bytes], readers: int = 1) -> bytes:
         self.joined.append(b"[%b]" % self.encoding.separator.join(parts))
         return self.joined[-1]
 
