@@ -293,6 +293,10 @@ class Hub:
             return knows(log, since) and log.evicted(selector) <= since.seq
         return since is Start.EARLIEST
 
+    def has_room(self, more: int = 0) -> bool:
+        """Whether subscriptions may take `more` bytes of memory still (`feeds_bytes`)."""
+        return self.fanout.memory + more <= self.settings.feeds_bytes
+
     # Commands
 
     def command(self, name: str) -> Callable[[Handler], Handler]:

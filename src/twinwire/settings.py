@@ -189,6 +189,12 @@ class Settings(BaseModel):
         description="Streams of one user, as `authorize` names them; 0 for no limit. Over it: 429 "
         "on SSE, close 3504 on WebSocket.",
     )
+    feeds_bytes: int = Field(
+        default=1024 * MIB,
+        ge=MIB,
+        description="Bytes of memory that all subscriptions together may take, as reckoned by "
+        "their number and names. Over it: 503 on SSE, error 106 on WebSocket.",
+    )
     commands_per_second: int = Field(
         default=1000,
         ge=1,
@@ -252,6 +258,11 @@ class Settings(BaseModel):
         default=True,
         description="Compress event streams (gzip) for clients that accept it, once for all that "
         "share a lane. Blocks of less than 300 bytes (100 if shared) stay as they are.",
+    )
+    ws_compression: bool = Field(
+        default=False,
+        description="Agree on permessage-deflate with WebSocket clients that offer it, as browsers "
+        "do. Each message is compressed by itself, once for all that share a lane.",
     )
     slice_ms: float = Field(
         default=1.0,

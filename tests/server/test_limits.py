@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,39 @@ def test_a_stream_that_ends_makes_room_for_another_of_its_address(crowded: Serve
         with stream(port, "/sse?channel=a") as one, talk(port) as two:
             assert one.response.status == 200
             assert two.result["client"]
+
+
+# What all subscriptions together take
+
+
+def test_over_the_limit_of_memory_no_more_is_subscribed_to_and_who_leaves_makes_room() -> None:
+    with serve(f"feeds_bytes={1 << 20}", "channels_per_connection=2000") as server:
+        port = server.port
+        with talk(port) as talking, stream(port, "/sse?channel=a") as reader, Api(port) as api:
+            answer: dict[str, Any] = {"subscribe": {}}
+            count = 0
+            while "subscribe" in answer:
+                count += 1
+                answer = talking.ask(subscribe={"channel": f"channel.{count}"})
+                assert count < 2000
+            assert count > 1000
+            assert answer["error"]["code"] == 106
+            assert "feeds_bytes" in answer["error"]["message"]
+            refused_one = refused(port)
+            assert refused_one.status == 503
+            assert refused_one.headers["retry-after"] == "1"
+            # An EventSource would give up for good after that.
+            with stream(port, "/sse?channel=a", accept="text/event-stream", primed=False) as told:
+                assert told.rest()[-1].event == "reconnect"
+            # Those who are in go on.
+            api.publish_all([("a", 1), ("channel.1", 2)])
+            assert reader.event().json() == 1
+            assert talking.pub()["data"] == 2
+        wait_until(lambda: refused_or_not(port) == 200)
+
+
+def refused_or_not(port: int) -> int:
+    return ask(port, "/sse?channel=a", method="HEAD")[0].status
 
 
 # Commands

@@ -118,7 +118,7 @@ class StreamSink(SocketSink):
     def open(self) -> bool:
         return self._started and not self.gone
 
-    def take(self, listener: Listener | None = None) -> None:
+    def take(self, listener: Listener | None = None, *, deflated: bool = False) -> None:
         hand_over, self._hand_over = self._hand_over, None
         assert hand_over is not None
         hand_over(self)

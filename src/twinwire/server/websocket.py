@@ -31,6 +31,7 @@ from twinwire.server.guard import refusal
 from twinwire.server.sinks import SocketSink, Surroundings, forget
 from twinwire.web.sink import EXTENSION, Listener
 from twinwire.wires import frame, handshake
+from twinwire.wires.deflate import inflate
 from twinwire.wires.frame_reader import Broken, FrameReader, close_of
 
 _log = logging.getLogger("twinwire")
@@ -83,8 +84,10 @@ class WebSocketSink(SocketSink):
     def open(self) -> bool:
         return self._opened and not self.gone
 
-    def take(self, listener: Listener | None = None) -> None:
+    def take(self, listener: Listener | None = None, *, deflated: bool = False) -> None:
         self.listener = listener
+        if deflated and self._reader is not None:
+            self._reader.inflate = inflate
         self.release()
 
     def hold(self) -> None:

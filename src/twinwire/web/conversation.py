@@ -46,6 +46,8 @@ _log = logging.getLogger("twinwire")
 
 _VERSION = f"twinwire {__version__}"
 
+_NO_ROOM = "limit exceeded: this server has no room for more subscriptions (feeds_bytes)"
+
 _EARLY = 0.01
 """Seconds that a timer may come too early."""
 
@@ -198,7 +200,7 @@ class Conversation:
                 return self._subscribe(effect)
             case wants.Unsubscribe(id, selector):
                 for feed in self._feeds:
-                    if selector in feed.selection:
+                    if feed.selects(selector):
                         hub.fanout.unsubscribe(feed, (selector,))
                 if selector in self._streams:
                     self._streams.pop(selector).cancel()
@@ -217,6 +219,8 @@ class Conversation:
         strict = effect.recovering and effect.strict
         if strict and not self._hub.holds(effect.selector, effect.since):
             raise Refusal.UNRECOVERABLE_POSITION.error()
+        if not self._hub.has_room():
+            raise Refusal.LIMIT_EXCEEDED.error(_NO_ROOM)
         feed = self._paced_feed(effect.pace) if effect.pace else self._feed
         recovery = self._hub.fanout.subscribe(feed, effect.selector, effect.mode, effect.since)
         missed = self._publications(recovery.events, effect.selector)

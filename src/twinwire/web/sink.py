@@ -145,8 +145,9 @@ class NativeSink(Sink):
         self.coding: bytes | None = None
         """The content coding of what we write. Any other is by somebody between us."""
 
-    def take(self, listener: Listener | None = None) -> None:
-        """Take the connection over; a WebSocket's messages go to `listener` from now on."""
+    def take(self, listener: Listener | None = None, *, deflated: bool = False) -> None:
+        """Take the connection over; a WebSocket's messages go to `listener` from now on. They may
+        be compressed if that has been agreed on: `deflated`."""
         raise NotImplementedError
 
 

@@ -66,7 +66,7 @@ class SseEndpoint:
         try:
             place = await self._admission.admit(request)
         except Ending as error:
-            response = self._later(request, str(error))
+            response = self._later(request, str(error), CloseReason.SHUTDOWN)
         except Crowded as error:
             response = refusal(Refusal.LIMIT_EXCEEDED.code, str(error), 429)
         except Refused as error:
@@ -81,13 +81,13 @@ class SseEndpoint:
             return
         await response(scope, receive, send)
 
-    def _later(self, request: Request, why: str) -> Response:
+    def _later(self, request: Request, why: str, reason: CloseReason) -> Response:
         """Come back in a moment: 503, but to an `EventSource` a stream that says so and ends.
 
         A browser gives up for good on every status but 200 (WHATWG HTML, section 9.2.3).
         """
         if "text/event-stream" in request.headers.get("accept", ""):
-            last = sse.farewell(CloseReason.SHUTDOWN, _retry(self._hub))
+            last = sse.farewell(reason, _retry(self._hub))
             return Response(last, headers={k.decode(): v.decode() for k, v in _HEADERS})
         response = refusal(Refusal.NOT_AVAILABLE.code, why, 503)
         response.headers["Retry-After"] = "1"
@@ -137,6 +137,9 @@ class SseEndpoint:
             if not place.grants.may_subscribe(channel):
                 message = f"permission denied: {channel[:64]}"
                 return refusal(Refusal.PERMISSION_DENIED.code, message, 403)
+        if not hub.has_room(feed.cost):
+            why = "not available: this server has no room for more subscriptions (feeds_bytes)"
+            return self._later(request, why, CloseReason.FORCE_RECONNECT)
         return wanted, feed
 
 

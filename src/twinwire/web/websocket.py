@@ -14,6 +14,9 @@ from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
 from twinwire.web.conversation import Conversation
 from twinwire.web.sink import SendSink, native
 from twinwire.wires import centrifuge_json as codec
+from twinwire.wires.extensions import deflate_agreed
+
+_EXTENSIONS = "sec-websocket-extensions"
 
 
 class WebSocketEndpoint:
@@ -61,14 +64,19 @@ class WebSocketEndpoint:
         if _wants_protobuf(connection, offered):
             await _accept_and_close(send, CloseReason.INAPPROPRIATE_PROTOCOL, chosen)
             return False
-        await send({"type": "websocket.accept", "subprotocol": chosen})
         sink = native(scope)
+        agreed = None
+        if sink is not None and self._hub.settings.ws_compression:
+            agreed = deflate_agreed(", ".join(connection.headers.getlist(_EXTENSIONS)))
+        headers = [(_EXTENSIONS.encode(), agreed.encode())] if agreed else []
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
         if sink is None or not sink.open():
             await self._converse(place, receive, send)
             return False
-        conversation = Conversation(self._hub, sink, codec.FRAMED, place, self._limits)
+        wire = codec.DEFLATED if agreed else codec.FRAMED
+        conversation = Conversation(self._hub, sink, wire, place, self._limits)
         conversation.begin()
-        sink.take(conversation)
+        sink.take(conversation, deflated=agreed is not None)
         return True
 
     async def _converse(self, place: Place, receive: Receive, send: Send) -> None:

@@ -45,7 +45,7 @@ class Message(NamedTuple):
 class FrameReader:
     """Reads one client's frames."""
 
-    __slots__ = ("_begun", "_data", "_deflated", "_inflate", "_max", "_parts", "_size", "_unmask")
+    __slots__ = ("_begun", "_data", "_deflated", "_max", "_parts", "_size", "_unmask", "inflate")
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class FrameReader:
         agreed on (RFC 7692); it raises `TooLarge`, or `BadFrame` for what is not compressed."""
         self._max = max_bytes
         self._unmask = unmask or _unmasked
-        self._inflate = inflate
+        self.inflate = inflate
         self._data = bytearray()
         # A message of several frames: its opcode, and what has come of it.
         self._begun = 0
@@ -126,7 +126,7 @@ class FrameReader:
         opcode = first & 0x0F
         reserved = first & 0x70
         if reserved and not (
-            reserved == _RSV1 and self._inflate is not None and opcode in (TEXT, BINARY)
+            reserved == _RSV1 and self.inflate is not None and opcode in (TEXT, BINARY)
         ):
             raise Broken(PROTOCOL_ERROR, "a reserved bit is set")
         if not second & 0x80:
@@ -145,9 +145,9 @@ class FrameReader:
             raise Broken(PROTOCOL_ERROR, "a new message inside of another")
 
     def _whole(self, opcode: int, payload: bytes) -> bytes:
-        if self._deflated and self._inflate is not None:
+        if self._deflated and self.inflate is not None:
             try:
-                payload = self._inflate(payload, self._max)
+                payload = self.inflate(payload, self._max)
             except TooLarge:
                 raise Broken(TOO_BIG, f"a message of over {self._max} bytes, inflated") from None
             except BadFrame as error:
