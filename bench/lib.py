@@ -251,9 +251,10 @@ def load(process: Process, *, cap: float = 30, **options: object) -> Outcome:
 
 def _cpu_of_others(process: Process) -> float:
     """CPU seconds so far of all that is not the server, the load clients or ourselves."""
-    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     ours = sum(os.times()[:4]) + process.cpu_seconds()
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - ours
+    # A process is charged for the interrupts that it was held up by: they belong to both sides.
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - ours
 
 
 FAULTS = ("missing", "extra", "wrong", "duplicates", "out_of_order", "bad_positions", "gaps")
