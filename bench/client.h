@@ -5,9 +5,10 @@
 
 #include <sys/epoll.h>
 
+#include "conn.h"
 #include "histogram.h"
+#include "inflate.h"
 #include "options.h"
-#include "scan.h"
 
 /* RFC 6455's own example. One key for all: nothing here depends on its being random. */
 #define WS_KEY "dGhlIHNhbXBsZSBub25jZQ=="
@@ -15,14 +16,16 @@
 
 enum { READ = 256 << 10 };
 
-enum state { WAITING, CONNECTING, STARTING, LIVE, CLOSED };
+enum state { WAITING, CONNECTING, SECURING, STARTING, LIVE, CLOSED };
 enum role { HEALTHY, SLOW, STALLED, RPC };
 
 struct client {
     struct scan scan; /* first: the scanner's callbacks get a client */
+    struct packed packed;
+    struct conn conn;
     enum state state;
     enum role role;
-    int fd;
+    bool checked; /* or only its bytes are counted, once it is live */
     unsigned replies_left;
     const struct target *target;
     uint64_t since;                              /* began to connect, or may from then on */
@@ -43,6 +46,8 @@ static uint64_t now; /* when the bytes being scanned were read */
 
 static enum phase { CONNECT, SETTLE, RUN, DRAIN, OVER } phase;
 
+static uint64_t *last_at; /* by event, if wanted: when the last client had it */
+
 static struct {
     enum { NO_STORM, AWAY, RETURNING } state;
     uint64_t dropped_at, back_at, away_events;
@@ -50,8 +55,8 @@ static struct {
 } storm;
 
 /* What is reported. */
-static struct histogram latency, connect_time, rpc_time, storm_head, storm_live;
-static uint64_t deliveries, last_delivery, duplicates, out_of_order, bad_positions, gaps, controls, stampless, positions;
+static struct histogram latency, connect_time, rpc_time, storm_head, storm_live, last_client;
+static uint64_t deliveries, last_delivery, last_read, duplicates, out_of_order, bad_positions, gaps, controls, stampless, positions;
 static uint64_t bytes_read, reads, refused, closed, stalled_closed, reconnects, rpc_errors;
 static char trouble[240];
 
@@ -74,17 +79,16 @@ static void enqueue(struct client *c, uint64_t not_before)
 static void watch(struct client *c, int operation, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = c};
-    epoll_ctl(c->role == RPC ? urgent : bulk, operation, c->fd, &event);
+    epoll_ctl(c->role == RPC ? urgent : bulk, operation, c->conn.fd, &event);
 }
 
 static void client_close(struct client *c)
 {
-    if (c->state == CONNECTING || c->state == STARTING)
+    if (c->state == CONNECTING || c->state == SECURING || c->state == STARTING)
         connecting_count--;
     if (c->state == LIVE)
         live_count--;
-    close(c->fd);
-    c->fd = -1;
+    conn_close(&c->conn);
     c->state = CLOSED;
     c->calling = false;
 }
@@ -116,6 +120,8 @@ static void client_live(struct client *c)
         record(&storm_head, now - storm.back_at);
     else
         record(&connect_time, now - c->since);
+    if (!c->checked)
+        unpack_end(&c->packed);
     if (c->role == STALLED || c->role == SLOW)
         watch(c, EPOLL_CTL_MOD, EPOLLRDHUP);
 }
@@ -138,7 +144,7 @@ static void send_frame(struct client *c, int opcode, const char *text, size_t le
     size += 4;
     append(&frame, header, size);
     append(&frame, text, length);
-    send_all(c->fd, frame.data, frame.length); /* a failure shows at the next read */
+    conn_send_all(&c->conn, frame.data, frame.length); /* a failure shows at the next read */
 }
 
 static void send_request(struct client *c)
@@ -148,14 +154,14 @@ static void send_request(struct client *c)
     append_format(&request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s", c->target->path, (int)option.port, option.headers);
     if (c->scan.wire == WS) {
         append_format(&request, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                                "Sec-WebSocket-Key: " WS_KEY "\r\n\r\n");
+                                "Sec-WebSocket-Key: " WS_KEY "\r\n%s\r\n", option.compressed ? WS_OFFER : "");
     } else {
-        append_format(&request, "Accept: text/event-stream\r\n");
+        append_format(&request, "Accept: text/event-stream\r\n%s", option.compressed ? "Accept-Encoding: gzip\r\n" : "");
         if (c->epoch)
             append_format(&request, "Last-Event-ID: %llu-%llu\r\n", (unsigned long long)c->epoch, (unsigned long long)c->seq);
         append_format(&request, "\r\n");
     }
-    send_all(c->fd, request.data, request.length);
+    conn_send_all(&c->conn, request.data, request.length);
 }
 
 /* The first commands; a client that has a position asks for recovery from there. */
@@ -178,18 +184,19 @@ static void send_commands(struct client *c)
 static void client_connect(struct client *c)
 {
     struct sockaddr_in address = loopback((int)option.port);
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (c->fd < 0)
+    c->conn.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->conn.fd < 0)
         die("socket: %s", strerror(errno));
-    no_delay(c->fd);
+    no_delay(c->conn.fd);
     if (option.rcvbuf > 0 && (c->role == SLOW || c->role == STALLED))
-        setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){(int)option.rcvbuf}, sizeof(int));
+        setsockopt(c->conn.fd, SOL_SOCKET, SO_RCVBUF, &(int){(int)option.rcvbuf}, sizeof(int));
     scan_reset(&c->scan);
+    unpack_end(&c->packed);
     c->replies_left = c->target->replies;
     c->since = clock_us();
     c->state = CONNECTING;
     connecting_count++;
-    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) {
+    if (connect(c->conn.fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) {
         client_lost(c);
         return;
     }
@@ -216,6 +223,8 @@ static bool on_head(struct scan *s, int status, const char *head, size_t length)
         note(head, length);
         return false;
     }
+    if (option.compressed)
+        unpack_begin(&c->packed, s, head, length);
     if (s->wire == WS)
         send_commands(c);
     if (s->wire == WS ? !c->replies_left : *option.live_at == 'h')
@@ -256,6 +265,8 @@ static inline bool on_unit(struct scan *s, const struct unit *unit)
     if (c->role == HEALTHY) {
         deliveries++;
         record(&latency, now > unit->born ? now - unit->born : 0);
+        if (last_at)
+            last_at[unit->n] = now;
         if (__builtin_expect(unit->n >= c->live_n, 0)) {
             c->live_n = UINT64_MAX;
             storm.returned++;
@@ -314,40 +325,70 @@ static bool on_control(struct scan *s, int opcode, const char *payload, size_t l
     return true;
 }
 
-static void client_read(struct client *c, size_t most)
+/* Have the kernel throw away what is there (MSG_TRUNC): what nobody looks at is not copied either. */
+static void count_bytes(struct client *c)
 {
-    ssize_t got = recv(c->fd, read_buffer, most, 0);
+    ssize_t got = recv(c->conn.fd, NULL, 1 << 30, MSG_TRUNC);
     if (got < 0 && errno == EAGAIN)
         return;
-    now = clock_us();
-    if (got <= 0) {
+    last_read = now = clock_us();
+    reads++;
+    bytes_read += got > 0 ? (uint64_t)got : 0;
+    if (got <= 0)
         client_lost(c);
+}
+
+static void client_read(struct client *c, size_t most)
+{
+    if (!c->checked && c->state == LIVE) {
+        count_bytes(c);
         return;
     }
-    reads++;
-    bytes_read += (uint64_t)got;
-    uint64_t before = c->received;
-    bool going = scan(&c->scan, read_buffer, (size_t)got);
-    if (c->received != before && c->role == HEALTHY)
-        last_delivery = now;
-    if (!going)
-        client_lost(c);
+    do {
+        ssize_t got = conn_recv(&c->conn, read_buffer, most);
+        if (got < 0 && errno == EAGAIN)
+            return;
+        now = clock_us();
+        if (got <= 0) {
+            client_lost(c);
+            return;
+        }
+        reads++;
+        bytes_read += (uint64_t)got;
+        uint64_t before = c->received;
+        bool going = option.compressed ? unpack(&c->packed, &c->scan, read_buffer, (size_t)got) : scan(&c->scan, read_buffer, (size_t)got);
+        if (c->received != before && c->role == HEALTHY)
+            last_delivery = now;
+        if (!going) {
+            client_lost(c);
+            return;
+        }
+    } while (most == READ && conn_pending(&c->conn));
 }
 
 static void client_ready(struct client *c, uint32_t events)
 {
-    if (c->fd < 0)
+    if (c->conn.fd < 0)
         return;
     if (c->state == CONNECTING) {
         int error = 0;
-        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
+        getsockopt(c->conn.fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
         if (error) {
             client_lost(c);
             return;
         }
-        c->state = STARTING;
-        send_request(c);
+        c->state = SECURING;
         watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    }
+    if (c->state == SECURING) {
+        int done = conn_handshake(&c->conn, false);
+        if (done > 0) {
+            c->state = STARTING;
+            send_request(c);
+        } else if (done < 0) {
+            note("the TLS handshake failed", 24);
+            client_lost(c);
+        }
     } else if (c->state == LIVE && c->role == STALLED) {
         client_lost(c);
     } else if (c->state == LIVE && c->role == SLOW) {

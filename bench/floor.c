@@ -2,6 +2,7 @@
  *
  * floor PORT naive    every event is send()t to every socket by itself, as most servers do
  * floor PORT batch    what has arrived is joined once for all who want the same bytes, and sent once to each
+ * floor PORT MODE CERTIFICATE KEY    the same over TLS, from PEM files
  *
  * GET /sse?channel=A&channel=B is an event stream, GET /ws?channel=A&channel=B the same as Centrifuge
  * pushes (every command is answered without a look at it), POST /api/batch publishes. Requests have just the
@@ -13,10 +14,9 @@
 
 #define _GNU_SOURCE
 #include <signal.h>
-#include <stdbool.h>
 #include <sys/epoll.h>
 
-#include "measure.h"
+#include "conn.h"
 
 #define WS_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" /* the answer to the load client's only key */
 
@@ -39,7 +39,8 @@ struct channel {
 };
 
 struct client {
-    int fd;
+    struct conn conn;
+    bool open; /* the TLS handshake is done */
     struct lane *lane;
     uint64_t place;
     bool full; /* waits for the socket to drain */
@@ -114,8 +115,7 @@ static void client_close(struct client *c)
     for (unsigned i = 0; lane && i < lane->count; i++)
         if (lane->members[i] == c)
             lane->members[i] = lane->members[--lane->count];
-    close(c->fd);
-    c->fd = -1;
+    conn_close(&c->conn);
     c->next_dead = dead;
     dead = c;
 }
@@ -134,7 +134,7 @@ static bool client_flush(struct client *c)
 {
     struct lane *lane = c->lane;
     size_t done = (size_t)(c->place - lane->base), left = lane->sent.length - done;
-    ssize_t sent = left ? send(c->fd, lane->sent.data + done, left, MSG_NOSIGNAL) : 0;
+    ssize_t sent = left ? conn_send(&c->conn, lane->sent.data + done, left) : 0;
     if (sent < 0 && errno != EAGAIN)
         return false;
     c->place += sent > 0 ? (size_t)sent : 0;
@@ -142,7 +142,7 @@ static bool client_flush(struct client *c)
     if (full != c->full) {
         c->full = full;
         struct epoll_event event = {.events = EPOLLIN | (full ? (uint32_t)EPOLLOUT : 0), .data.ptr = c};
-        epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event);
+        epoll_ctl(poller, EPOLL_CTL_MOD, c->conn.fd, &event);
     }
     return left - (size_t)(sent > 0 ? sent : 0) < BACKLOG;
 }
@@ -200,7 +200,7 @@ static void publish(const char *name, size_t name_length, const char *data, size
         framed.length = 0;
         frame(&framed, lane->ws, event->data, event->length);
         for (unsigned k = lane->count; k-- > 0; )
-            if (send_all(lane->members[k]->fd, framed.data, framed.length))
+            if (conn_send_all(&lane->members[k]->conn, framed.data, framed.length))
                 client_close(lane->members[k]);
     }
 }
@@ -236,7 +236,7 @@ static bool answer_batch(struct client *c, const char *body)
     append(&reply, "]}", 2);
     append_format(&response, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n", reply.length);
     append(&response, reply.data, reply.length);
-    return !send_all(c->fd, response.data, response.length);
+    return !conn_send_all(&c->conn, response.data, response.length);
 }
 
 static bool begin_stream(struct client *c, const char *target, bool ws)
@@ -259,7 +259,7 @@ static bool begin_stream(struct client *c, const char *target, bool ws)
     lane->members[lane->count++] = c;
     c->lane = lane;
     c->place = lane->base + lane->sent.length;
-    return !send_all(c->fd, head.data, head.length);
+    return !conn_send_all(&c->conn, head.data, head.length);
 }
 
 /* Answer every command of one frame that has an id. */
@@ -274,7 +274,7 @@ static bool answer_commands(struct client *c, const char *at, const char *end)
     if (!text.length)
         return true;
     frame(&out, true, text.data, text.length);
-    return !send_all(c->fd, out.data, out.length);
+    return !conn_send_all(&c->conn, out.data, out.length);
 }
 
 /* The first request or frame in `in`: how long it is, 0 if it is not whole yet, -1 at the end. */
@@ -318,7 +318,13 @@ static ssize_t serve_one(struct client *c, char *in, size_t length)
 
 static bool client_read(struct client *c)
 {
-    ssize_t got = recv(c->fd, reserve(&c->in, READ), READ - 1, 0);
+    if (!c->open) {
+        int done = conn_handshake(&c->conn, true);
+        if (done <= 0)
+            return done == 0;
+        c->open = true;
+    }
+    ssize_t got = conn_recv(&c->conn, reserve(&c->in, READ), READ - 1);
     if (got < 0 && errno == EAGAIN)
         return true;
     if (got <= 0)
@@ -344,8 +350,10 @@ static bool client_read(struct client *c)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 || (strcmp(argv[2], "naive") && strcmp(argv[2], "batch")))
-        die("usage: floor PORT naive|batch");
+    if ((argc != 3 && argc != 5) || (strcmp(argv[2], "naive") && strcmp(argv[2], "batch")))
+        die("usage: floor PORT naive|batch [CERTIFICATE KEY]");
+    if (argc == 5)
+        tls_server(argv[3], argv[4]);
     naive = *argv[2] == 'n';
     raise_file_limit();
     signal(SIGPIPE, SIG_IGN);
@@ -370,10 +378,10 @@ int main(int argc, char **argv)
                 for (int fd; (fd = accept4(door, NULL, NULL, SOCK_NONBLOCK)) >= 0; ) {
                     no_delay(fd);
                     c = calloc(1, sizeof *c);
-                    c->fd = fd;
+                    c->conn.fd = fd;
                     epoll_ctl(poller, EPOLL_CTL_ADD, fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c});
                 }
-            } else if (c->fd >= 0 && (((events[i].events & EPOLLOUT) && !client_flush(c)) || ((events[i].events & ~(uint32_t)EPOLLOUT) && !client_read(c)))) {
+            } else if (c->conn.fd >= 0 && (((events[i].events & EPOLLOUT) && !client_flush(c)) || ((events[i].events & ~(uint32_t)EPOLLOUT) && !client_read(c)))) {
                 client_close(c);
             }
         }

@@ -16,8 +16,10 @@
 #include "client.h"
 #include "publish.h"
 
+enum { UNCHECKED_QUIET = 100000 }; /* µs without a byte: those that are not checked have everything, too */
+
 static struct publisher publisher;
-static uint64_t phase_since, first_connect, all_live, began, expected_total, rpc_late;
+static uint64_t phase_since, first_connect, all_live, began, bytes_before, expected_total, rpc_late;
 static volatile sig_atomic_t interrupted, storm_signal;
 
 /* Calls fall due at fixed times, spread over the clients; one that had to wait counts from when it was due. */
@@ -125,16 +127,19 @@ static void enter(enum phase next)
         fprintf(stderr, "live %u\n", live_count);
     } else if (phase == RUN) {
         began = phase_since;
+        bytes_before = bytes_read;
         if (option.rate > 0) {
             publisher_begin(&publisher);
+            if (option.last)
+                last_at = calloc(publisher.offered + 1, sizeof *last_at);
             began = publisher.began;
             struct epoll_event event = {.events = EPOLLIN, .data.ptr = &publisher};
-            epoll_ctl(urgent, EPOLL_CTL_ADD, publisher.fd, &event);
+            epoll_ctl(urgent, EPOLL_CTL_ADD, publisher.conn.fd, &event);
         }
     } else if (phase == DRAIN) {
         uint64_t sum;
         for (struct client *c = clients; c < clients + stream_count; c++)
-            if (c->role == HEALTHY)
+            if (c->role == HEALTHY && c->checked)
                 expected_total += expected_of(c, &sum);
     }
 }
@@ -170,7 +175,7 @@ static void advance(void)
             enter(option.rate > 0 ? DRAIN : OVER);
         break;
     case DRAIN:
-        if (deliveries >= expected_total || running >= option.cap || (in_phase > option.quiet && quiet > option.quiet))
+        if ((deliveries >= expected_total && at - last_read > UNCHECKED_QUIET) || running >= option.cap || (in_phase > option.quiet && quiet > option.quiet))
             enter(OVER);
         break;
     case OVER:
@@ -221,13 +226,17 @@ static double cpu_seconds(const struct timeval *t)
 
 static void report(const struct rusage *before, const struct rusage *after)
 {
-    uint64_t missing = 0, extra = 0, wrong = 0, slow_received = 0;
+    uint64_t missing = 0, extra = 0, wrong = 0, slow_received = 0, healthy = 0, checked = 0;
     for (struct client *c = clients; c < clients + stream_count; c++) {
         uint64_t sum, count = expected_of(c, &sum);
         if (c->role != HEALTHY) {
             slow_received += c->received;
             continue;
         }
+        healthy++;
+        if (!c->checked)
+            continue;
+        checked++;
         missing += count > c->received ? count - c->received : 0;
         extra += count < c->received ? c->received - count : 0;
         wrong += count == c->received && sum != c->sum;
@@ -254,7 +263,10 @@ static void report(const struct rusage *before, const struct rusage *after)
         if (publisher.errors && !*trouble)
             note(publisher.trouble, strlen(publisher.trouble));
     }
-    PRINT("deliveries", deliveries);
+    uint64_t delivered = checked ? deliveries * healthy / checked : 0; /* the checked stand for the others */
+    PRINT("checked", checked);
+    PRINT("compressed", packed_count);
+    PRINT("deliveries", delivered);
     PRINT("missing", missing);
     PRINT("extra", extra);
     PRINT("wrong", wrong);
@@ -266,9 +278,15 @@ static void report(const struct rusage *before, const struct rusage *after)
     PRINT("positions", positions);
     PRINT("stampless", stampless);
     PRINT("slow_received", slow_received);
-    printf(",\"seconds\":%.3f,\"wall_seconds\":%.3f,\"per_second\":%.0f", span, wall, span > 0 ? (double)deliveries / span : 0.0);
+    printf(",\"seconds\":%.3f,\"wall_seconds\":%.3f,\"per_second\":%.0f", span, wall, span > 0 ? (double)delivered / span : 0.0);
     print_histogram("latency_ms", &latency);
-    PRINT("bytes", bytes_read);
+    if (last_at) {
+        for (uint64_t n = 1; n <= publisher.sent; n++)
+            if (last_at[n])
+                record(&last_client, last_at[n] - due_at(&publisher, n));
+        print_histogram("last_ms", &last_client);
+    }
+    PRINT("bytes", bytes_read - bytes_before);
     PRINT("reads", reads);
     printf(",\"cpu_user\":%.3f,\"cpu_kernel\":%.3f,\"busy\":%.3f", user, kernel, wall > 0 ? (user + kernel) / wall : 0.0);
     if (option.rpc_clients > 0) {
@@ -296,6 +314,11 @@ int main(int argc, char **argv)
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     signal(SIGUSR1, on_signal);
+    signal(SIGPIPE, SIG_IGN);
+    if (option.tls)
+        tls_client();
+    if (option.compressed)
+        inflate_check();
 
     bulk = epoll_create1(0);
     urgent = epoll_create1(0);
@@ -307,6 +330,7 @@ int main(int argc, char **argv)
         .target = option.publish_target, .headers = option.publish_headers, .channel = option.channel, .port = (int)option.port,
         .channels = (unsigned)option.channels, .keys = (unsigned)option.keys, .padding = (unsigned)option.padding,
         .most = (unsigned)option.most, .rate = option.rate, .seconds = option.seconds, .interval = option.interval,
+        .ticks = !strcmp(option.data, "ticks"),
     };
     stream_count = (unsigned)option.clients;
     client_count = stream_count + (unsigned)option.rpc_clients;
@@ -321,7 +345,8 @@ int main(int argc, char **argv)
         c->target = stream ? &targets[i % target_count] : &rpc;
         c->scan.wire = !stream || !strcmp(option.wire, "ws") ? WS : SSE;
         c->live_n = UINT64_MAX;
-        c->fd = -1;
+        c->conn.fd = -1;
+        c->checked = !stream || i % (unsigned)option.check_every == 0;
         enqueue(c, 0);
     }
 

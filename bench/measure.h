@@ -1,4 +1,4 @@
-/* What the load client and the floor share: a clock, growing buffers, sockets. */
+/* What the load client and the floor share: a clock, growing buffers, addresses. */
 
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
@@ -96,21 +96,6 @@ static inline struct sockaddr_in loopback(int port)
 static inline void no_delay(int fd)
 {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-}
-
-/* Send all of it on a non-blocking socket, waiting up to a second whenever the socket is full. */
-static inline int send_all(int fd, const char *data, size_t length)
-{
-    while (length) {
-        ssize_t sent = send(fd, data, length, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EAGAIN && poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, 1000) == 1)
-            continue;
-        if (sent <= 0)
-            return -1;
-        data += sent;
-        length -= (size_t)sent;
-    }
-    return 0;
 }
 
 #endif

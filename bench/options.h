@@ -6,15 +6,16 @@
 #include "measure.h"
 
 static struct {
-    char *wire, *targets, *target, *headers, *live_at, *channel, *publish_target, *publish_headers, *rpc_target, *rpc_method;
+    char *wire, *targets, *target, *headers, *live_at, *channel, *publish_target, *publish_headers, *rpc_target, *rpc_method, *data;
     double port, clients, connecting, connect_timeout, settle, seconds, cap, quiet;
     double rate, interval, most, channels, keys, padding;
+    double tls, compressed, check_every, last;
     double stalled, slow, slow_rate, rcvbuf, reconnect;
     double storm_at, storm_away, rpc_clients, rpc_rate;
 } option = {
     .wire = "sse", .headers = "", .live_at = "block", .channel = "bench", .publish_target = "/api/batch",
-    .publish_headers = "", .rpc_target = "/ws\t{\"id\":1,\"connect\":{}}", .rpc_method = "echo",
-    .clients = 1, .connecting = 128, .connect_timeout = 60, .settle = .3, .seconds = 3, .cap = 30, .quiet = 3,
+    .publish_headers = "", .rpc_target = "/ws\t{\"id\":1,\"connect\":{}}", .rpc_method = "echo", .data = "",
+    .clients = 1, .check_every = 1, .connecting = 128, .connect_timeout = 60, .settle = .3, .seconds = 3, .cap = 30, .quiet = 3,
     .interval = .005, .most = 1000, .channels = 1, .slow_rate = 65536, .reconnect = -1, .storm_at = -1,
 };
 
@@ -31,6 +32,10 @@ static const struct {
     {"targets", &option.targets, 0, "file of such lines, one a client, from the start again when they run out"},
     {"headers", &option.headers, 0, "more request headers, each ended by \\r\\n"},
     {"live-at", &option.live_at, 0, "sse: a client is live at its first `block` or at the response's `head`"},
+    {"tls", 0, &option.tls, "1: over TLS, without a look at the certificate"},
+    {"compressed", 0, &option.compressed, "1: offer gzip (sse) or permessage-deflate (ws)"},
+    {"check-every", 0, &option.check_every, "of so many clients, one is checked; of the others only bytes are counted"},
+    {"last", 0, &option.last, "1: report when the last client had each event"},
     {"connecting", 0, &option.connecting, "connections begun but not live at a time"},
     {"connect-timeout", 0, &option.connect_timeout, "seconds until all must be live"},
     {"settle", 0, &option.settle, "seconds of quiet before the publishing"},
@@ -44,6 +49,7 @@ static const struct {
     {"channels", 0, &option.channels, "publish at random on CHANNEL.0 to CHANNEL.(N-1)"},
     {"keys", 0, &option.keys, "give events one of so many keys"},
     {"padding", 0, &option.padding, "more bytes in an event's data"},
+    {"data", &option.data, 0, "what is in an event's data: `ticks` for those of a market"},
     {"publish-target", &option.publish_target, 0, "where to POST"},
     {"publish-headers", &option.publish_headers, 0, "such as X-API-Key: ...\\r\\n"},
     {"stalled", 0, &option.stalled, "of the clients: so many read nothing once they are live"},

@@ -4,14 +4,14 @@
  * at a time; what falls due meanwhile goes into the next one. An event is born when it falls due, not when
  * it is sent: a server that holds the publisher back cannot hide the delay.
  *
- * Data: {"n":N,"t":T} and padding. N counts all events from 1, over all channels; T is `clock_us`.
+ * Data: {"n":N,"t":T}, and padding or the fields of a price tick. N counts all events from 1, over all
+ * channels; T is `clock_us`.
  */
 
 #ifndef BENCH_PUBLISH_H
 #define BENCH_PUBLISH_H
 
-#include <stdbool.h>
-
+#include "conn.h"
 #include "histogram.h"
 
 struct publisher {
@@ -19,16 +19,18 @@ struct publisher {
     const char *target, *headers, *channel; /* one of several is CHANNEL.0, CHANNEL.1, … */
     int port;
     unsigned channels, keys, padding, most; /* `most` events in one request */
+    bool ticks;
     double rate, seconds, interval;         /* events fall due at every `interval` seconds */
 
     /* how far it is */
-    int fd;
+    struct conn conn;
     uint64_t began, sent, answered, offered, requests, errors, flight; /* `flight`: when the request left */
     unsigned random;
     bool broken;
     char trouble[240];
     struct buffer body, request, reply;
     uint64_t *count, *sum; /* by channel, for what each client must have got */
+    int *price;            /* by channel, in hundred thousandths */
     struct histogram round_trip;
 };
 
@@ -41,11 +43,11 @@ static void publisher_fail(struct publisher *p, const char *why, size_t length)
 static void publisher_connect(struct publisher *p)
 {
     struct sockaddr_in address = loopback(p->port);
-    p->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&address, sizeof address))
+    p->conn.fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (p->conn.fd < 0 || connect(p->conn.fd, (struct sockaddr *)&address, sizeof address) || conn_handshake(&p->conn, false) < 1)
         die("the publisher cannot connect to port %d: %s", p->port, strerror(errno));
-    no_delay(p->fd);
-    fcntl(p->fd, F_SETFL, O_NONBLOCK);
+    no_delay(p->conn.fd);
+    fcntl(p->conn.fd, F_SETFL, O_NONBLOCK);
 }
 
 static void publisher_begin(struct publisher *p)
@@ -53,6 +55,9 @@ static void publisher_begin(struct publisher *p)
     p->offered = (uint64_t)(p->rate * p->seconds + .5);
     p->count = calloc(p->channels, sizeof *p->count);
     p->sum = calloc(p->channels, sizeof *p->sum);
+    p->price = calloc(p->channels, sizeof *p->price);
+    for (unsigned i = 0; i < p->channels; i++)
+        p->price[i] = 100000 + (int)(i * 7919 % 900000);
     p->random = 1;
     publisher_connect(p);
     p->began = clock_us();
@@ -84,6 +89,25 @@ static uint64_t publisher_next(const struct publisher *p)
     return p->flight || p->sent == p->offered || p->broken ? UINT64_MAX : due_at(p, p->sent + 1);
 }
 
+/* The stamps first: that is where the scanner looks for them. */
+static void publisher_data(struct publisher *p, uint64_t n, unsigned channel)
+{
+    append_format(&p->body, "{\"n\":%llu,\"t\":%llu", (unsigned long long)n, (unsigned long long)due_at(p, n));
+    if (p->ticks) { /* a price walks, quantities jump, as in a market */
+        int bid = p->price[channel] += (int)(p->random >> 28) - 7, spread = 1 + (int)(p->random >> 12) % 4;
+        append_format(&p->body, ",\"symbol\":\"S%03u\",\"bid\":%d.%05d,\"ask\":%d.%05d,\"bid_size\":%u,\"ask_size\":%u", channel,
+                      bid / 100000, bid % 100000, (bid + spread) / 100000, (bid + spread) % 100000,
+                      (p->random >> 9) % 50 * 100000, (p->random >> 17) % 50 * 100000);
+    }
+    if (p->padding) {
+        append(&p->body, ",\"p\":\"", 6);
+        memset(reserve(&p->body, p->padding), 'x', p->padding);
+        p->body.length += p->padding;
+        append(&p->body, "\"", 1);
+    }
+    append(&p->body, "}", 1);
+}
+
 static void publisher_send(struct publisher *p, uint64_t now)
 {
     uint64_t due = due_by(p, now);
@@ -101,15 +125,9 @@ static void publisher_send(struct publisher *p, uint64_t now)
             append(&p->body, p->channel, strlen(p->channel));
         if (p->keys)
             append_format(&p->body, "\",\"key\":\"k%u", (p->random >> 4) % p->keys);
-        append_format(&p->body, "\",\"data\":{\"n\":%llu,\"t\":%llu", (unsigned long long)n,
-                      (unsigned long long)due_at(p, n));
-        if (p->padding) {
-            append(&p->body, ",\"p\":\"", 6);
-            memset(reserve(&p->body, p->padding), 'x', p->padding);
-            p->body.length += p->padding;
-            append(&p->body, "\"", 1);
-        }
-        append(&p->body, "}}}", 3);
+        append_format(&p->body, "\",\"data\":");
+        publisher_data(p, n, channel);
+        append(&p->body, "}}", 2);
         p->count[channel]++;
         p->sum[channel] += n;
     }
@@ -121,7 +139,7 @@ static void publisher_send(struct publisher *p, uint64_t now)
     p->sent = last;
     p->requests++;
     p->flight = now;
-    if (send_all(p->fd, p->request.data, p->request.length)) {
+    if (conn_send_all(&p->conn, p->request.data, p->request.length)) {
         p->broken = true;
         publisher_fail(p, "connection lost while sending", 29);
     }
@@ -131,11 +149,11 @@ static void publisher_send(struct publisher *p, uint64_t now)
 static void publisher_receive(struct publisher *p)
 {
     for (;;) {
-        ssize_t got = recv(p->fd, reserve(&p->reply, 65536), 65535, 0);
+        ssize_t got = conn_recv(&p->conn, reserve(&p->reply, 65536), 65535);
         if (got < 0 && errno == EAGAIN)
             break;
         if (got <= 0) {
-            close(p->fd);
+            conn_close(&p->conn);
             p->broken = true;
             publisher_fail(p, "connection lost", 15);
             return;
