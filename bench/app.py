@@ -1,9 +1,9 @@
-"""The hub that `commands` and `storm` measure: `twinwire serve --app bench.app:hub`.
+"""The hub that is measured: `twinwire serve --app bench.app:hub`.
 
-With BENCH_STALLS=FILE it writes down how long the event loop was held: for every turn of a 5 ms
-timer that came more than a millisecond late, a line with the time (monotonic, s), how late (ms)
-and how much of the processor this thread used since the turn before (ms). What is late without
-having used the processor has waited for other programs.
+With BENCH_STALLS=FILE in the environment it writes down how long the event loop was held: for every
+turn of a 5 ms timer that came more than a millisecond late, a line with the time (monotonic, s),
+how late (ms) and how much of the processor this thread used since the turn before (ms). What is
+late without having used the processor has waited for other programs.
 """
 
 import asyncio

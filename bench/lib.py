@@ -1,4 +1,4 @@
-"""What the measurements share: C programs, servers on cores of their own, the load client, results.
+"""What the measurements share: C programs, servers on cores of their own, the load client.
 
 Everything stays on 127.0.0.1 and is bounded in time; only processes started here are ended, by pid.
 The server gets one core, the load client with the publisher the other.
@@ -6,24 +6,22 @@ The server gets one core, the load client with the publisher the other.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import datetime
+import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
+import re
 import resource
 import shlex
 import signal
 import socket
 import statistics
 import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,8 @@ BUILD = HERE / ".build"
 RESULTS = HERE / "results"
 CFLAGS = ("-O2", "-std=gnu17", "-Wall", "-Wextra")
 API_KEY = "bench"
+FLOORS = ("batch", "naive")
+"""The ways of the C server, floor.c."""
 
 _cores = sorted(os.sched_getaffinity(0))
 SERVER_CORE, CLIENT_CORE = _cores[0], _cores[-1]
@@ -42,10 +42,6 @@ cores' worth of time other programs took, under "others": where it is not near 0
 worth little."""
 
 
-Run = dict[str, Any]
-"""An outcome, under "outcome", beside what it is the outcome of."""
-
-
 class BenchError(Exception):
     """A measurement that could not be made."""
 
@@ -53,31 +49,51 @@ class BenchError(Exception):
 # C programs
 
 
+@functools.cache
+def libraries() -> tuple[str, ...]:
+    """Flags for what is there of OpenSSL and zlib; a program without one says so when asked."""
+    flags: tuple[str, ...] = ()
+    for header, found in (
+        ("openssl/ssl.h", ("-DWITH_TLS", "-lssl", "-lcrypto")),
+        ("zlib.h", ("-DWITH_ZLIB", "-lz")),
+    ):
+        tried = subprocess.run(
+            [*compiler(), "-E", "-x", "c", "-"],
+            input=f"#include <{header}>\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        flags += () if tried.returncode else found
+    return flags
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "cc"))
+
+
 def build(name: str) -> Path:
     """Compile bench/NAME.c, unless that has been done with these very sources."""
     sources = [HERE / f"{name}.c", *sorted(HERE.glob("*.h"))]
-    digest = hashlib.sha256(" ".join(CFLAGS).encode())
+    digest = hashlib.sha256(" ".join([*CFLAGS, *libraries()]).encode())
     for source in sources:
         digest.update(source.read_bytes())
     program = BUILD / f"{name}-{digest.hexdigest()[:12]}"
     if not program.exists():
         BUILD.mkdir(exist_ok=True)
         unfinished = program.with_suffix(f".{os.getpid()}")
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        subprocess.run([*compiler, *CFLAGS, "-o", unfinished, sources[0]], check=True, timeout=120)
+        argv = [*compiler(), *CFLAGS, "-o", str(unfinished), str(sources[0]), *libraries()]
+        subprocess.run(argv, check=True, timeout=120)
         unfinished.rename(program)
     return program
 
 
-def check_main(argv: Sequence[str]) -> int:
+def check() -> None:
     """Compile everything and let the scanner check itself."""
-    parser = argparse.ArgumentParser(prog="python -m bench check", description=check_main.__doc__)
-    parser.parse_args(argv)
     for name in ("load", "floor", "scan_test"):
         program = build(name)
     subprocess.run([program], check=True, timeout=60)
     print("compiled; the scanner finds the same however its input is cut")
-    return 0
 
 
 # Processes
@@ -115,21 +131,6 @@ class Server:
     env: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def twinwire(*options: str, app: str | None = None, **settings: object) -> Server:
-    """Our server; settings are those of `twinwire serve`, by name."""
-    argv = [sys.executable, "-m", "twinwire.cli", "serve", "--port", "{port}", *options]
-    if app:
-        argv += ["--app", app]
-    settings = {"api_key": API_KEY, "log_level": "warning", **settings}
-    env = {f"TWINWIRE_{name.upper()}": str(value) for name, value in settings.items()}
-    return Server("twinwire", tuple(argv), env)
-
-
-def floor(mode: str) -> Server:
-    """The C server of floor.c."""
-    return Server(f"C, {mode}", (str(build("floor")), "{port}", mode))
-
-
 @dataclasses.dataclass
 class Process:
     """A server that runs."""
@@ -139,16 +140,32 @@ class Process:
     port: int
     log: Path
 
+    def pids(self) -> list[int]:
+        """Its own and those of its children, workers of a master."""
+        found = [self.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += map(int, children.read_text().split())
+        return found
+
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory(self, field: str = "VmRSS") -> int:
-        """Bytes; VmHWM is the most it has been."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-        return 0
+        """Bytes, of all its processes; VmHWM is the most it has been."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    if line.startswith(field + ":"):
+                        total += int(line.split()[1]) * 1024
+        return total
 
 
 @contextlib.contextmanager
@@ -156,7 +173,7 @@ def serving(server: Server, *, start: float = 20, stop: float = 10) -> Iterator[
     """The server, up on a free port and on its core; ended when the block is left."""
     port = free_port()
     BUILD.mkdir(exist_ok=True)
-    log = BUILD / f"{server.name.replace(', ', '-')}.log"
+    log = BUILD / (re.sub(r"[^\w.-]+", "-", server.name) + ".log")
     env = {name: value for name, value in os.environ.items() if not name.startswith("TWINWIRE_")}
     with log.open("wb") as output, on_core(SERVER_CORE):
         child = subprocess.Popen(
@@ -217,23 +234,66 @@ def target(wire: str, channels: Iterable[str]) -> str:
     return {"sse": sse_target, "ws": ws_target}[wire](channels)
 
 
-def load(process: Process, *, cap: float = 30, **options: object) -> Outcome:
-    """Run the load client (its options with _ for -) against the server."""
-    argv = [str(build("load")), "--port", str(process.port)]
-    argv += ["--publish-headers", f"X-API-Key: {API_KEY}\r\n"]
+PUBLISH = ("--publish-headers", f"X-API-Key: {API_KEY}\r\n")
+"""How the load client publishes to our server and to the C ones."""
+
+
+def certificate() -> tuple[Path, Path]:
+    """One for 127.0.0.1 and its key, made here and good for a month."""
+    paths = BUILD / "certificate.pem", BUILD / "key.pem"
+    fresh = time.time() - 20 * 86400
+    if not all(path.exists() and path.stat().st_mtime > fresh for path in paths):
+        BUILD.mkdir(exist_ok=True)
+        argv = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30"
+        argv += " -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+        try:
+            subprocess.run(
+                [*argv.split(), "-out", str(paths[0]), "-keyout", str(paths[1])],
+                check=True,
+                capture_output=True,
+                timeout=30,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise BenchError(f"openssl could not make a certificate: {error}") from None
+    return paths
+
+
+def load(
+    process: Process,
+    *,
+    targets: Iterable[str],
+    publish: Sequence[str] = (),
+    cap: float = 30,
+    meanwhile: Callable[[], None] | None = None,
+    **options: object,
+) -> Outcome:
+    """Run the load client (its options with _ for -) against the server.
+
+    `publish` are more of its options as they are. `meanwhile` is called when all clients are live,
+    and they stay for no longer than it takes. Raises `BenchError` if a client did not stay live.
+    """
+    argv = [str(build("load")), "--port", str(process.port), *publish]
     for name, value in {"cap": cap, **options}.items():
         argv += ["--" + name.replace("_", "-"), str(value)]
-    cpu, others, since = process.cpu_seconds(), _cpu_of_others(process), time.monotonic()
-    with on_core(CLIENT_CORE):
-        client = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        output, _ = client.communicate(timeout=cap + 120)  # a minute to connect is in it
-    except BaseException:
-        client.kill()
-        client.wait()
-        raise
+    with tempfile.NamedTemporaryFile("w", prefix="targets-") as file:
+        file.writelines(line + "\n" for line in targets)
+        file.flush()
+        argv += ["--targets", file.name]
+        cpu, others, since = process.cpu_seconds(), _cpu_of_others(process), time.monotonic()
+        with on_core(CLIENT_CORE):
+            pipe = subprocess.PIPE
+            client = subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True)
+        try:
+            if meanwhile and client.stderr and client.stderr.readline().startswith("live"):
+                meanwhile()
+                client.send_signal(signal.SIGTERM)
+            output, said = client.communicate(timeout=cap + 120)  # a minute to connect is in it
+        except BaseException:
+            client.kill()
+            client.wait()
+            raise
     if client.returncode:
-        raise BenchError(f"the load client ended with {client.returncode}: {shlex.join(argv)}")
+        raise BenchError(f"the load client ended with {client.returncode}: {said.strip()[-500:]}")
     outcome: Outcome = json.loads(output)
     outcome["server"] = {
         "cpu_seconds": process.cpu_seconds() - cpu,
@@ -243,7 +303,7 @@ def load(process: Process, *, cap: float = 30, **options: object) -> Outcome:
     outcome["others"] = (_cpu_of_others(process) - others) / (time.monotonic() - since)
     if outcome["live"] < outcome["clients"] and not outcome.get("storm"):
         raise BenchError(
-            f"{process.server.name}: {outcome['live']} of {outcome['clients']} clients stayed live"
+            f"{outcome['live']} of {outcome['clients']} clients stayed live"
             f" (refused {outcome['refused']}, closed {outcome['closed']}): {outcome['trouble']}"
         )
     return outcome
@@ -251,7 +311,8 @@ def load(process: Process, *, cap: float = 30, **options: object) -> Outcome:
 
 def _cpu_of_others(process: Process) -> float:
     """CPU seconds so far of all that is not the server, the load clients or ourselves."""
-    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    fields = Path("/proc/stat").read_text().split()[1:8]
+    user, nice, system, _idle, _wait, irq, softirq = map(int, fields)
     ours = sum(os.times()[:4]) + process.cpu_seconds()
     # A process is charged for the interrupts that it was held up by: they belong to both sides.
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - ours
@@ -274,65 +335,5 @@ def describe_faults(outcomes: Iterable[Outcome]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in worst.items()) or "none"
 
 
-def cpu_per_million(outcome: Outcome) -> float:
-    """Seconds of the server's core for a million deliveries."""
-    return float(outcome["server"]["cpu_seconds"]) / max(float(outcome["deliveries"]), 1) * 1e6
-
-
-# Results
-
-
 def median(values: Iterable[float]) -> float:
     return statistics.median(values)
-
-
-def spread(values: Sequence[float], form: str = "{:.1f}") -> str:
-    """The median, and from where to where, if that is not one and the same."""
-    texts = [form.format(value) for value in (median(values), min(values), max(values))]
-    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown, aligned for the terminal too."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-
-
-def _output(*argv: str) -> str:
-    try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20).stdout.strip()
-    except OSError:
-        return ""
-
-
-def surroundings() -> dict[str, Any]:
-    """The machine, the versions and the command: what a figure means nothing without."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    compiler, *_ = _output("cc", "--version").splitlines() or [""]
-    versions = {"python": platform.python_version(), "cc": compiler}
-    for package in ("twinwire", "uvicorn", "uvloop", "httptools", "websockets", "msgspec"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _output("git", "-C", str(HERE), "describe", "--always", "--dirty"),
-        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
-        "cores": len(_cores),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "versions": versions,
-        "load_average": os.getloadavg(),
-    }
-
-
-def save(name: str, options: argparse.Namespace, runs: Sequence[Run], text: str) -> None:
-    """Print the table; keep it with all that led to it in one JSON file."""
-    RESULTS.mkdir(exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
-    path = RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
-    content = {"name": name, "options": vars(options), **surroundings(), "table": text}
-    path.write_text(json.dumps({**content, "runs": runs}, indent=1) + "\n")
-    print(f"\n{text}\n\n{os.path.relpath(path)}")
