@@ -1,4 +1,4 @@
-"""Measurements of twinwire against C servers that do the same with nothing in between.
+"""Measurements of twinwire beside C servers with nothing in between, and beside others' servers.
 
-`python -m bench fanout` and `python -m bench commands`, from the repository's root; see README.md.
+`scripts/bench --quick`, or `python -m bench` from the repository's root; see README.md.
 """

@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--servers",
         type=names,
-        help="twinwire, twinwire@PATH (another tree or Python), batch, naive, peers or their names",
+        help="twinwire, twinwire@PATH (another tree or Python), batch, paced, naive, peers or"
+        " their names",
     )
     made.add_argument("--wires", type=names, help="sse, ws or both")
     made.add_argument("--reps", type=int, help="repetitions, in turns")

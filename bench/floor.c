@@ -2,6 +2,7 @@
  *
  * floor PORT naive    every event is send()t to every socket by itself, as most servers do
  * floor PORT batch    what has arrived is joined once for all who want the same bytes, and sent once to each
+ * floor PORT paced    the same, but 50 ms at least from one round of sends to the next: fewer and larger ones
  * floor PORT MODE CERTIFICATE KEY    the same over TLS, from PEM files
  *
  * GET /sse?channel=A&channel=B is an event stream, GET /ws?channel=A&channel=B the same as Centrifuge
@@ -20,7 +21,7 @@
 
 #define WS_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" /* the answer to the load client's only key */
 
-enum { BACKLOG = 64 << 20, TRIM = 1 << 20, READ = 256 << 10 };
+enum { BACKLOG = 64 << 20, TRIM = 1 << 20, READ = 256 << 10, PACE_US = 50000 };
 
 struct lane {
     char *target;
@@ -52,6 +53,8 @@ static bool naive;
 static int poller;
 static struct lane **lanes;
 static unsigned lane_count;
+static struct lane **dirty; /* those that have something pending */
+static unsigned dirty_count;
 static struct channel *channels; /* a hash table of CHANNELS places */
 enum { CHANNELS = 4096 };
 static uint64_t epoch, seq;
@@ -194,6 +197,10 @@ static void publish(const char *name, size_t name_length, const char *data, size
             if (lane->ws && lane->pending.length)
                 append(&lane->pending, "\n", 1);
             append(&lane->pending, event->data, event->length);
+            if (!lane->dirty) {
+                dirty = grow(dirty, (dirty_count + 1) * sizeof *dirty);
+                dirty[dirty_count++] = lane;
+            }
             lane->dirty = true;
             continue;
         }
@@ -350,8 +357,9 @@ static bool client_read(struct client *c)
 
 int main(int argc, char **argv)
 {
-    if ((argc != 3 && argc != 5) || (strcmp(argv[2], "naive") && strcmp(argv[2], "batch")))
-        die("usage: floor PORT naive|batch [CERTIFICATE KEY]");
+    if ((argc != 3 && argc != 5) || (strcmp(argv[2], "naive") && strcmp(argv[2], "batch") && strcmp(argv[2], "paced")))
+        die("usage: floor PORT naive|batch|paced [CERTIFICATE KEY]");
+    uint64_t pace = *argv[2] == 'p' ? PACE_US : 0, ticked = 0;
     if (argc == 5)
         tls_server(argv[3], argv[4]);
     naive = *argv[2] == 'n';
@@ -371,7 +379,9 @@ int main(int argc, char **argv)
     epoll_ctl(poller, EPOLL_CTL_ADD, door, &(struct epoll_event){.events = EPOLLIN});
 
     for (struct epoll_event events[256];;) {
-        int count = epoll_wait(poller, events, 256, -1);
+        uint64_t waited = clock_us() - ticked;
+        int timeout = !dirty_count ? -1 : waited < pace ? (int)((pace - waited) / 1000) + 1 : 0;
+        int count = epoll_wait(poller, events, 256, timeout);
         for (int i = 0; i < count; i++) {
             struct client *c = events[i].data.ptr;
             if (!c) {
@@ -385,9 +395,13 @@ int main(int argc, char **argv)
                 client_close(c);
             }
         }
-        for (unsigned i = 0; i < lane_count; i++)
-            if (lanes[i]->dirty)
-                lane_tick(lanes[i]);
+        if (dirty_count && clock_us() - ticked >= pace) {
+            ticked = clock_us();
+            for (unsigned i = 0; i < dirty_count; i++)
+                if (dirty[i]->dirty)
+                    lane_tick(dirty[i]);
+            dirty_count = 0;
+        }
         bury();
     }
 }

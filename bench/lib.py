@@ -30,7 +30,7 @@ BUILD = HERE / ".build"
 RESULTS = HERE / "results"
 CFLAGS = ("-O2", "-std=gnu17", "-Wall", "-Wextra")
 API_KEY = "bench"
-FLOORS = ("batch", "naive")
+FLOORS = ("batch", "paced", "naive")
 """The ways of the C server, floor.c."""
 
 _cores = sorted(os.sched_getaffinity(0))

@@ -111,8 +111,8 @@ FIREHOSE = Scenario(
     how="rising",
     clients=2000,
     rate=50,
-    starts={"twinwire": 4500, "batch": 6000, "naive": 80},
-    servers=("twinwire", "batch", "naive", PEERS),
+    starts={"twinwire": 5000, "batch": 6000, "paced": 6000, "naive": 80},
+    servers=("twinwire", "batch", "paced", "naive", PEERS),
     columns=_RISING,
     goals=(
         Goal("million/s", "twinwire", least=8),
@@ -122,7 +122,7 @@ FIREHOSE = Scenario(
     ),
     plots=_RISING_PLOTS,
     note="Where the load client is busy all the time, it is the limit, not the server.",
-    quick={"reps": 1, "seconds": 2, "servers": ("twinwire", "batch", "naive")},
+    quick={"reps": 1, "seconds": 2, "servers": ("twinwire", "batch", "paced", "naive")},
 )
 
 MARKET = Scenario(
@@ -134,15 +134,20 @@ MARKET = Scenario(
     channels=500,
     each=20,
     rate=200,
-    starts={"twinwire": 10000, "batch": 13000, "naive": 700},
-    servers=("twinwire", "batch", "naive", PEERS),
+    starts={"twinwire": 10000, "batch": 12000, "paced": 18000, "naive": 700},
+    servers=("twinwire", "batch", "paced", "naive", PEERS),
     columns=_RISING,
     goals=(
         Goal("million/s", "twinwire", least=3.5),
         Goal("million/s", "twinwire", over=PEERS, least=10),
     ),
     plots=_RISING_PLOTS,
-    quick={"reps": 1, "seconds": 2, "wires": ("sse",), "servers": ("twinwire", "batch", "naive")},
+    quick={
+        "reps": 1,
+        "seconds": 2,
+        "wires": ("sse",),
+        "servers": ("twinwire", "batch", "paced", "naive"),
+    },
 )
 
 BROADCAST = Scenario(
@@ -167,8 +172,8 @@ BROADCAST = Scenario(
 
 COMMANDS = Scenario(
     name="commands",
-    title="d. Commands: round trips of {load[rpc_clients]} WebSocket clients, alone and in a firehose"
-    " at half of twinwire's maximum",
+    title="d. Commands: round trips of {load[rpc_clients]} WebSocket clients, alone and in a"
+    " firehose at half of twinwire's maximum",
     how="commands",
     clients=2000,
     rate=FIREHOSE.starts["twinwire"] / 2,
@@ -244,8 +249,8 @@ STORM = Scenario(
 
 COMPRESSION = Scenario(
     name="compression",
-    title="g. Compression: {clients:,} clients of the market at {rate:,.0f} ticks/s, with and without"
-    " gzip (SSE) or permessage-deflate",
+    title="g. Compression: {clients:,} clients of the market at {rate:,.0f} ticks/s, with and"
+    " without gzip (SSE) or permessage-deflate",
     how="steady",
     clients=5000,
     channels=500,

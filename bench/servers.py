@@ -4,7 +4,7 @@ All are described as a `Peer`. The names are those that --servers takes:
 
     twinwire          this working tree
     twinwire@PATH     another one: its directory, its `src`, or a Python in which it is installed
-    batch, naive      the C server of floor.c
+    batch, paced, naive  the C server of floor.c
     NAME              one of bench/peers
 """
 
