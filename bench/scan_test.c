@@ -2,13 +2,14 @@
  * Prints nothing and exits 0 if so. */
 
 #define _GNU_SOURCE
-#include "scan.h"
+#include "inflate.h"
 
 static struct buffer found;
+static struct packed packed;
 
 static bool on_head(struct scan *s, int status, const char *head, size_t length)
 {
-    (void)s, (void)head, (void)length;
+    unpack_begin(&packed, s, head, length);
     append_format(&found, "head %d\n", status);
     return true;
 }
@@ -42,13 +43,14 @@ static void feed(struct scan *s, const struct buffer *stream, size_t from, size_
     memset(room, 'x', 4096);
     memcpy(room, stream->data + from, to - from);
     if (to > from)
-        scan(s, room, to - from);
+        unpack(&packed, s, room, to - from);
 }
 
 static void check(const char *name, enum wire wire, const struct buffer *stream, const char *expected)
 {
     for (size_t cut = 0; cut <= stream->length + 1; cut++) {
         struct scan s = {.wire = wire};
+        unpack_end(&packed);
         found.length = 0;
         if (cut > stream->length) {
             for (size_t i = 0; i < stream->length; i++)
@@ -77,6 +79,55 @@ static void add_frame(struct buffer *stream, int first, const char *text, size_t
     append(stream, header, 2 + bytes);
     append(stream, text, length);
 }
+
+#ifdef WITH_ZLIB
+
+/* The stream so far, and after it `text`, deflated up to a full flush. */
+static void deflate_onto(struct buffer *out, int window_bits, const char *text, size_t length)
+{
+    z_stream stream = {0};
+    deflateInit2(&stream, 6, Z_DEFLATED, window_bits, 8, Z_DEFAULT_STRATEGY);
+    stream.next_in = (Bytef *)(uintptr_t)text;
+    stream.avail_in = (uInt)length;
+    stream.next_out = (Bytef *)reserve(out, length + 100);
+    stream.avail_out = (uInt)length + 100;
+    deflate(&stream, Z_FULL_FLUSH);
+    out->length += length + 100 - stream.avail_out;
+    deflateEnd(&stream);
+}
+
+static void check_packed_blocks(const char *blocks, size_t length, const char *expected)
+{
+    struct buffer stream = {0}, first = {0}, second = {0};
+    append_format(&stream, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n");
+    deflate_onto(&first, 15 + 16, blocks, length / 2);
+    deflate_onto(&second, -15, blocks + length / 2, length - length / 2);
+    for (struct buffer *part = &first; part; part = part == &first ? &second : NULL) {
+        append_format(&stream, "%zx\r\n", part->length);
+        append(&stream, part->data, part->length);
+        append(&stream, "\r\n", 2);
+    }
+    append_format(&stream, "0\r\n\r\nignored");
+    check("gzip in chunks", SSE, &stream, expected);
+}
+
+static void check_packed_messages(const char *one, const char *two, const char *expected)
+{
+    struct buffer stream = {0}, message = {0};
+    append_format(&stream, "HTTP/1.1 101 Switching Protocols\r\n"
+                           "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n");
+    deflate_onto(&message, -15, one, strlen(one));
+    add_frame(&stream, 0x41, message.data, 7, 0);
+    add_frame(&stream, 0x89, "ping", 4, 0);
+    add_frame(&stream, 0x80, message.data + 7, message.length - 4 - 7, 2); /* RFC 7692 7.2.1 */
+    add_frame(&stream, 0x81, two, strlen(two), 0);
+    message.length = 0;
+    deflate_onto(&message, -15, two, strlen(two));
+    add_frame(&stream, 0xc1, message.data, message.length - 4, 0);
+    check("deflated messages", WS, &stream, expected);
+}
+
+#endif
 
 int main(void)
 {
@@ -142,5 +193,11 @@ int main(void)
                   "gap 0-0 n=0 t=0\ncontrol 8\n", recovered);
     append(&results, "", 1);
     check("frames", WS, &frames, results.data);
+
+#ifdef WITH_ZLIB
+    inflate_check();
+    check_packed_blocks(blocks, sizeof blocks - 1, expected.data);
+    check_packed_messages(push, odd, "head 101\ncontrol 9\nevent 0-42 n=7 t=1234567890123\nevent 0-0 n=8 t=5\nevent 0-0 n=8 t=5\n");
+#endif
     return 0;
 }
