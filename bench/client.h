@@ -120,8 +120,6 @@ static void client_live(struct client *c)
         record(&storm_head, now - storm.back_at);
     else
         record(&connect_time, now - c->since);
-    if (!c->checked)
-        unpack_end(&c->packed);
     if (c->role == STALLED || c->role == SLOW)
         watch(c, EPOLL_CTL_MOD, EPOLLRDHUP);
 }
@@ -363,6 +361,8 @@ static void client_read(struct client *c, size_t most)
             client_lost(c);
             return;
         }
+        if (!c->checked && c->state == LIVE)
+            unpack_end(&c->packed);
     } while (most == READ && conn_pending(&c->conn));
 }
 

@@ -150,6 +150,8 @@ def load(case: Case, process: lib.Process, rate: float, **options: Any) -> lib.O
         **options,
     }
     outcome = lib.load(process, targets=targets(case), publish=case.peer.publish, **given)
+    if given.get("compressed") and not outcome["compressed"]:
+        raise lib.BenchError("it does not compress")
     outcome["rate"] = given["rate"]
     return outcome
 
