@@ -282,7 +282,11 @@ static bool on_reply(struct scan *s, const char *line, size_t length)
         send_frame(c, 1, "{}", 2);
         return true;
     }
-    bool error = FIND(line, end, "\"error\"");
+    if (*line == '2')
+        send_frame(c, 1, "3", 1); /* Engine.IO's ping and pong */
+    if (*line == '2' || *line == '0')
+        return true; /* its handshake; Socket.IO's answer is still to come */
+    bool error = FIND(line, end, "\"error\"") || STARTS(line, end, "44");
     if (error)
         note(line, length);
     if (c->replies_left) {

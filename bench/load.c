@@ -133,8 +133,6 @@ static void enter(enum phase next)
             if (option.last)
                 last_at = calloc(publisher.offered + 1, sizeof *last_at);
             began = publisher.began;
-            struct epoll_event event = {.events = EPOLLIN, .data.ptr = &publisher};
-            epoll_ctl(urgent, EPOLL_CTL_ADD, publisher.conn.fd, &event);
         }
     } else if (phase == DRAIN) {
         uint64_t sum;
@@ -327,8 +325,9 @@ int main(int argc, char **argv)
     read_buffer = (char *)grow(NULL, KEPT_MAX + READ + 8) + KEPT_MAX;
 
     publisher = (struct publisher){
-        .target = option.publish_target, .headers = option.publish_headers, .channel = option.channel, .port = (int)option.port,
-        .channels = (unsigned)option.channels, .keys = (unsigned)option.keys, .padding = (unsigned)option.padding,
+        .format = format_named(option.publish_format), .target = option.publish_target, .headers = option.publish_headers,
+        .port = (int)(option.publish_port < 1024 ? option.port + option.publish_port : option.publish_port), .channel = option.channel,
+        .poller = urgent, .channels = (unsigned)option.channels, .keys = (unsigned)option.keys, .padding = (unsigned)option.padding,
         .most = (unsigned)option.most, .rate = option.rate, .seconds = option.seconds, .interval = option.interval,
         .ticks = !strcmp(option.data, "ticks"),
     };

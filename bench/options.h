@@ -6,15 +6,15 @@
 #include "measure.h"
 
 static struct {
-    char *wire, *targets, *target, *headers, *live_at, *channel, *publish_target, *publish_headers, *rpc_target, *rpc_method, *data;
-    double port, clients, connecting, connect_timeout, settle, seconds, cap, quiet;
+    char *wire, *targets, *target, *headers, *live_at, *channel, *publish_target, *publish_headers, *publish_format, *rpc_target, *rpc_method, *data;
+    double port, publish_port, clients, connecting, connect_timeout, settle, seconds, cap, quiet;
     double rate, interval, most, channels, keys, padding;
     double tls, compressed, check_every, last;
     double stalled, slow, slow_rate, rcvbuf, reconnect;
     double storm_at, storm_away, rpc_clients, rpc_rate;
 } option = {
     .wire = "sse", .headers = "", .live_at = "block", .channel = "bench", .publish_target = "/api/batch",
-    .publish_headers = "", .rpc_target = "/ws\t{\"id\":1,\"connect\":{}}", .rpc_method = "echo", .data = "",
+    .publish_headers = "", .publish_format = "batch", .rpc_target = "/ws\t{\"id\":1,\"connect\":{}}", .rpc_method = "echo", .data = "",
     .clients = 1, .check_every = 1, .connecting = 128, .connect_timeout = 60, .settle = .3, .seconds = 3, .cap = 30, .quiet = 3,
     .interval = .005, .most = 1000, .channels = 1, .slow_rate = 65536, .reconnect = -1, .storm_at = -1,
 };
@@ -44,12 +44,14 @@ static const struct {
     {"cap", 0, &option.cap, "seconds after which to stop although not all has arrived"},
     {"quiet", 0, &option.quiet, "or when nothing has arrived for so long after the last event was published"},
     {"interval", 0, &option.interval, "between two requests of the publisher"},
-    {"most", 0, &option.most, "events in a request"},
+    {"most", 0, &option.most, "events in a round of requests"},
     {"channel", &option.channel, 0, "to publish on"},
     {"channels", 0, &option.channels, "publish at random on CHANNEL.0 to CHANNEL.(N-1)"},
     {"keys", 0, &option.keys, "give events one of so many keys"},
     {"padding", 0, &option.padding, "more bytes in an event's data"},
     {"data", &option.data, 0, "what is in an event's data: `ticks` for those of a market"},
+    {"publish-format", &option.publish_format, 0, "batch, pushpin, raw or form: see publish.h"},
+    {"publish-port", 0, &option.publish_port, "of the server's door for it, if that is not --port; below 1024: how far from --port"},
     {"publish-target", &option.publish_target, 0, "where to POST"},
     {"publish-headers", &option.publish_headers, 0, "such as X-API-Key: ...\\r\\n"},
     {"stalled", 0, &option.stalled, "of the clients: so many read nothing once they are live"},
@@ -108,7 +110,7 @@ static struct target read_target(char *line)
     struct buffer commands = {0};
     while (line) {
         char *command = strsep(&line, "\t");
-        t.replies += strstr(command, "\"id\":") != NULL;
+        t.replies += strstr(command, "\"id\":") || !strcmp(command, "40"); /* Centrifuge's and Socket.IO's */
         append_format(&commands, "%s%s", commands.length ? "\n" : "", command);
     }
     append(&commands, "", 1);

@@ -1,5 +1,5 @@
-/* The load client's scanner: event streams and Centrifuge replies, out of HTTP bodies and WebSocket
- * frames that may be cut anywhere.
+/* The load client's scanner: event streams, Centrifuge replies, bare data and Socket.IO events, out of HTTP
+ * bodies and WebSocket frames that may be cut anywhere.
  *
  * Rules:
  * 1. Bytes are scanned where `recv` put them. Only a unit (an event-stream block, a line of a WebSocket
@@ -192,6 +192,12 @@ static inline bool scan_line(struct scan *s, const char *line, const char *end)
             unit.seq = NUMBER(at, end, "\"offset\":");
             return on_unit(s, &unit);
         }
+    }
+    if (STARTS(line, end, "{\"n\":") || STARTS(line, end, "42[")) {
+        struct unit unit = {.kind = EVENT};
+        const char *at = line;
+        read_stamps(&at, end, &unit);
+        return on_unit(s, &unit);
     }
     if (!FIND(line, end, "\"push\":"))
         return line == end || on_reply(s, line, (size_t)(end - line));

@@ -139,6 +139,9 @@ int main(void)
         "id: 1763800000000-12345678\r\nevent: tick\r\ndata: { \"p\": 5, \"n\": 2, \"t\": 99 }\r\n\r\n"
         "event: gap\ndata: {\"from\":\"1-2\"}\n\n"
         "id: 1763800000000-12345679\nevent: heartbeat\ndata: {}\n\n"
+        "id: 1763800000:0\ndata: {\"n\":3,\"t\":98}\n\n"
+        "id: 1763800000:[0],-\ndata: {\"n\":4,\"t\":97}\n\n"
+        "data: {\"channel\":\"a\",\"pub\":{\"data\":{\"n\":5,\"t\":96}}}\n\n"
         "data: plain\n\n";
     static const char units[] =
         "position 1763800000000-41 n=0 t=0\n"
@@ -147,6 +150,9 @@ int main(void)
         "event 1763800000000-12345678 n=2 t=99\n"
         "gap 0-0 n=0 t=0\n"
         "control 1763800000000-12345679 n=0 t=0\n"
+        "event 0-0 n=3 t=98\n"
+        "event 0-0 n=4 t=97\n"
+        "event 0-0 n=5 t=96\n"
         "event 0-0 n=0 t=0\n";
     struct buffer expected = {0};
     append_format(&expected, "head 200\n%s", units);
@@ -171,6 +177,7 @@ int main(void)
     static const char recovered[] = "{\"id\":2,\"subscribe\":{\"publications\":[{\"data\":{\"n\":3,\"t\":4},\"offset\":5},"
                                     "{\"data\":{\"n\":4,\"t\":5,\"p\":\"x\"},\"offset\":6}],\"offset\":6}}";
     static const char other[] = "{\"push\":{\"channel\":\"bench\",\"unsubscribe\":{\"code\":2500,\"reason\":\"x\"}}}";
+    static const char bare[] = "{\"n\":9,\"t\":6}", socketio[] = "42[\"event\",{\"n\":10,\"t\":7}]";
     struct buffer frames = {0}, joined = {0};
     append_format(&frames, "HTTP/1.1 101 Switching Protocols\r\n\r\n");
     append_format(&joined, "%s\n%s\n%s\n", push, odd, push);
@@ -182,6 +189,10 @@ int main(void)
     add_frame(&frames, 0x80, joined.data + 150, joined.length - 150, 2);
     add_frame(&frames, 0x81, recovered, sizeof recovered - 1, 2);
     add_frame(&frames, 0x81, other, sizeof other - 1, 0);
+    add_frame(&frames, 0x81, bare, sizeof bare - 1, 0);
+    add_frame(&frames, 0x81, "0{\"sid\":\"x\"}", 12, 0);
+    add_frame(&frames, 0x81, socketio, sizeof socketio - 1, 0);
+    add_frame(&frames, 0x81, "2", 1, 0);
     add_frame(&frames, 0x81, "", 0, 0);
     add_frame(&frames, 0x88, "\x03\xe8", 2, 0);
     add_frame(&frames, 0x81, "{}", 2, 0);
@@ -190,7 +201,9 @@ int main(void)
                   "head 101\nreply {}\nevent 0-42 n=7 t=1234567890123\n"
                   "event 0-42 n=7 t=1234567890123\ncontrol 9\nevent 0-0 n=8 t=5\nevent 0-42 n=7 t=1234567890123\n"
                   "reply %s\nevent 0-5 n=3 t=4\nevent 0-6 n=4 t=5\n"
-                  "gap 0-0 n=0 t=0\ncontrol 8\n", recovered);
+                  "gap 0-0 n=0 t=0\n"
+                  "event 0-0 n=9 t=6\nreply 0{\"sid\":\"x\"}\nevent 0-0 n=10 t=7\nreply 2\n"
+                  "control 8\n", recovered);
     append(&results, "", 1);
     check("frames", WS, &frames, results.data);
 
