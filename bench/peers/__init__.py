@@ -110,7 +110,9 @@ PEERS: dict[str, Peer] = {
     "python-socketio": dataclasses.replace(
         _python("python-socketio", "socketio_py", "ws"), target=_socketio_target
     ),
-    "uwebsockets": _python("socketify", "uwebsockets", "ws", label="uWebSockets in socketify"),
+    "uwebsockets": _python(
+        "socketify", "uwebsockets", "ws", *support.BESIDE, label="uWebSockets in socketify"
+    ),
     "socket.io": Peer(
         name=f"Socket.IO {support.node_version('socket.io')}",
         wires=("ws",),

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 from socketify import App, AppListenOptions, CompressOptions, OpCode
 
-from bench.peers import door
+from bench.peers.door import open_door
+from bench.peers.support import DOOR
 
 app = App()
 
@@ -28,11 +29,8 @@ def opened(socket: Any) -> None:
         socket.subscribe(name)
 
 
-async def publish(response: Any, request: Any) -> None:
-    body = await response.get_data()
-    for channel, data in door.events(body.getvalue()):
-        app.publish(channel, data, OpCode.TEXT)
-    response.end(door.ANSWER)
+def publish(channel: str, data: bytes) -> None:
+    app.publish(channel, data, OpCode.TEXT)
 
 
 app.ws(
@@ -45,8 +43,9 @@ app.ws(
         "open": opened,
     },
 )
-app.post("/api/batch", publish)
 
 if __name__ == "__main__":
+    # socketify's own HTTP loses the response while it waits for a body.
+    app.loop.loop.run_until_complete(open_door(int(sys.argv[1]) + DOOR, publish))
     app.listen(AppListenOptions(port=int(sys.argv[1]), host="127.0.0.1"))
     app.run()
