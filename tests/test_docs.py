@@ -89,16 +89,19 @@ def test_each_public_name_is_in_the_docs(name: str) -> None:
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", (ROOT / "docs" / "python.md").read_text())
 
 
-@pytest.mark.parametrize("command", ["serve", "publish", "tail", "demo"])
+@pytest.mark.parametrize("command", ["serve", "publish", "tail", "demo", "bench"])
 def test_each_command_and_its_options_are_in_the_docs(command: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     commands = group.commands
     assert f"\n## {command}\n" in page
-    for parameter in commands[command].params:
+    named = commands[command]
+    inner = named.commands.values() if isinstance(named, TyperGroup) else [named]
+    for parameter in [parameter for one in inner for parameter in one.params]:
         for option in parameter.opts:
             assert not option.startswith("--") or option in page, option
+    assert all(f"`{command} {name}`" in page for name in getattr(named, "commands", ()))
     headings = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     assert set(headings) == set(commands)
 

@@ -11,10 +11,13 @@ from tests.cli.commands import spawn
 from tests.servers import unused_port
 from twinwire.cli import main
 
-COMMANDS = ["serve", "demo", "publish", "tail"]
+COMMANDS = ["serve", "demo", "publish", "tail", "bench"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["bench", "compare", "--help"], *([name, "--help"] for name in COMMANDS)],
+)
 def test_every_command_explains_itself(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +61,12 @@ WRONG = [
     (["tail", "a", "--mode", "some"], "'some' is no mode; there are every, latest"),
     (["tail", "a", "--count", "0"], "'--count'"),
     (["tail", "a", "--url", "ftp://h"], "bad URL 'ftp://h'"),
+    (["bench"], "missing command"),
+    (["bench", "compare", "--url", "h"], "bad URL 'h'"),
+    (["bench", "compare", "--channel", "a.*"], "bad channel 'a.*'"),
+    (["bench", "compare", "--clients", "0"], "'--clients'"),
+    (["bench", "compare", "--html", "."], ".: is a directory"),
+    (["bench", "compare", "--json", "no/such.json"], "no/such.json: there is no folder"),
     (["serve", "--port", "x"], "'--port'"),
     (["serve", "--port", "70000"], "port (--port) should be less than or equal to 65535"),
     (["serve", "--set", "prot=1"], "there is no setting prot (--set prot); did you mean port?"),
@@ -100,7 +109,7 @@ TAIL_WS = ["tail", "a", "--wire", "ws"]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["publish", "a", "1"], ["publish", "a", "-"], ["tail", "a"], TAIL_WS],
+    [["publish", "a", "1"], ["publish", "a", "-"], ["tail", "a"], TAIL_WS, ["bench", "compare"]],
     ids=" ".join,
 )
 def test_without_a_server_it_says_so(arguments: list[str]) -> None:

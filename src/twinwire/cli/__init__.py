@@ -1,4 +1,4 @@
-"""The command line: `twinwire serve | demo | publish | tail`.
+"""The command line: `twinwire serve | demo | publish | tail | bench`.
 
 Exit codes: 0 done; 1 failed on the way; 2 cannot be done as asked; 130 Ctrl-C, where something was
 left undone. What is wrong is said in one line on stderr.
@@ -15,6 +15,7 @@ from typing import Annotated
 
 from typer import Context, Exit, Option, Typer
 
+from twinwire.cli.bench import bench
 from twinwire.cli.demo import demo
 from twinwire.cli.publish import publish
 from twinwire.cli.serve import serve
@@ -27,6 +28,7 @@ app.command()(serve)
 app.command()(demo)
 app.command()(publish)
 app.command()(tail)
+app.add_typer(bench, name="bench")
 
 
 def _version(wanted: bool) -> None:
