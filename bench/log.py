@@ -23,8 +23,9 @@ from msgspec import Raw
 from twinwire import Hub
 from twinwire.core.event import Draft, Event, Position, draft
 from twinwire.core.feed import Feed, Mode, Start
-from twinwire.core.lane import Lanes, Wire
+from twinwire.core.lane import Lanes
 from twinwire.core.log import Log, Retention
+from twinwire.core.wire import Wire
 from twinwire.web.api import Api
 from twinwire.wires import centrifuge_json, sse
 

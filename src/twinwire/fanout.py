@@ -218,7 +218,10 @@ class Fanout:
         for feed in waiting:
             if feed in self.feeds and feed.lane is None:
                 self._read_on(feed)
-        for cut in cuts:
+        # Each goes with the bytes that it holds as soon as it is written.
+        cuts.reverse()
+        while cuts:
+            cut = cuts.pop()
             data = cut.data
             for feed in cut.members:
                 if cut.awaited_by(feed):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tests.core.samples import CHANNELS, EPOCH, event, selections
 from tests.core.wires import Encoding, PackingWire, TestWire
 from twinwire.core.event import Selection
-from twinwire.core.lane import encoded
 from twinwire.core.log import OVERHEAD, Log
 from twinwire.core.replay import SECTION, Replay
+from twinwire.core.wire import encoded
 
 ENOUGH = 1 << 40
 

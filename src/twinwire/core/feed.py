@@ -19,11 +19,12 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from twinwire.core.event import Event, Position, Selection
-from twinwire.core.lane import Gap as Gap
-from twinwire.core.lane import Lane, Lanes, Wire, encoded
-from twinwire.core.lane import Why as Why
+from twinwire.core.lane import Lane, Lanes
 from twinwire.core.log import Log
 from twinwire.core.replay import Replay
+from twinwire.core.wire import Gap as Gap
+from twinwire.core.wire import Why as Why
+from twinwire.core.wire import Wire, encoded
 from twinwire.errors import Closed, CloseReason
 
 PACE_MAX: Final = 3_600_000

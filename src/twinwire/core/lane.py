@@ -18,23 +18,22 @@
    forgotten of them. Its members are of mode `latest`.
 
 The cost of an event is that of encoding it, and one note for each selector that matches, however
-many lanes there are. The cost of a tick is a note for each lane and selector that has something,
-putting each lane's parts in order and joining them, and one write for each member.
-
-Appending each event to each of its lanes instead would touch hundreds of lists all over the memory
-for every event, which costs more than all the rest.
+many lanes there are: to append it to each of its lanes would touch hundreds of lists all over the
+memory. The cost of a tick is a note for each lane and selector that has something, putting each
+lane's parts in order and joining them, and one write for each member.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from twinwire.core.event import Event, Position, Selection, pattern
+from twinwire.core.event import Event, Position, Selection
 from twinwire.core.log import Log
+from twinwire.core.patterns import Patterns
+from twinwire.core.wire import Encoding, Gap, Why, Wire, encoded
 from twinwire.errors import Closed, CloseReason
 
 if TYPE_CHECKING:
@@ -48,73 +47,6 @@ _COST: Final = 750
 _COST_ENTRY: Final = 50
 _COST_SELECTOR: Final = 480
 """Bytes of memory that a lane takes, each of its selectors, and each that any lane has at all."""
-
-_CHANNELS_KEPT: Final = 100_000
-"""Channels whose matching patterns are remembered, at most."""
-
-
-class Why(Enum):
-    """Why there is a gap."""
-
-    EVICTED = "evicted"
-    """The log no longer holds events that were after the position."""
-
-    TOO_SLOW = "too_slow"
-    """The same, while the subscriber was connected: it has read slower than the log forgets."""
-
-    RESTARTED = "restarted"
-    """The position belongs to another log: this one was begun anew since."""
-
-
-class Gap(NamedTuple):
-    """Events after `begin` up to and with `end` that this subscriber may have missed."""
-
-    begin: Position
-    end: Position
-    why: Why
-    selectors: tuple[str, ...]
-
-
-class Encoding(Protocol):
-    """How one event is written. Wires that write it alike share one `Encoding`."""
-
-    @property
-    def per_selector(self) -> bool:
-        """Whether an event that several selectors match is written once for each of them."""
-
-    @property
-    def separator(self) -> bytes:
-        """What stands between parts that are joined to one."""
-
-    def event(self, event: Event, selector: str) -> Any:
-        """The part that carries `event`, for whoever selected it by `selector`.
-
-        Raises `Closed` if this encoding cannot carry it, which ends the streams that want it.
-        """
-
-
-class Wire(Protocol):
-    """How a stream is written: an encoding, and how its parts are framed for one kind of socket."""
-
-    @property
-    def encoding(self) -> Encoding:
-        """How its events are written."""
-
-    @property
-    def resumes(self) -> bool:
-        """Whether the stream goes on after a gap; otherwise the gap ends what it concerns."""
-
-    @property
-    def packs(self) -> bool:
-        """Whether it compresses. Then its joins are worth keeping for others, and are bytes that
-        can be put together."""
-
-    def join(self, parts: Sequence[Any], readers: int = 1) -> Any:
-        """The bytes that carry `parts`, in order, to so many readers. Writing two joins in a row
-        is as good as one."""
-
-    def gap(self, gap: Gap) -> Any:
-        """The part that declares `gap`."""
 
 
 class Lane:
@@ -179,14 +111,10 @@ class Cut:
 
     @property
     def data(self) -> Any:
-        """The bytes for each of them.
-
-        They are put in order and joined when they are first asked for: all lanes at once would
-        hold the loop for too long.
-        """
+        """The bytes for each of them, put in order and joined when they are first asked for: all
+        lanes at once would hold the loop for too long."""
         if self._data is None:
             self._data = self._joined()
-            self._notes = []
         return self._data
 
     def _joined(self) -> Any:
@@ -244,10 +172,8 @@ class Lanes:
         self._lanes: dict[tuple[Wire, Selection, int], Lane] = {}
         self._paced: dict[int, dict[Lane, None]] = {}
         self._groups: dict[str, dict[Encoding, _Group]] = {}
-        # Exact channels and patterns are indexed apart: `_patterns` holds the patterns in use, and
-        # `_matching` which of them match a channel that has been published to.
-        self._patterns: set[str] = set()
-        self._matching: dict[str, tuple[str, ...]] = {}
+        # Exact channels and patterns are indexed apart: a new channel costs the others nothing.
+        self._patterns = Patterns()
         # Since the last cut: the parts of each encoding, the groups that have some, the new lanes.
         self._batches: dict[Encoding, list[Any]] = {}
         self._touched: list[_Group] = []
@@ -271,7 +197,7 @@ class Lanes:
 
     def count(self, channel: str) -> int:
         """How many live feeds would get an event of `channel`."""
-        selectors = (channel, *self._matches(channel))
+        selectors = (channel, *self._patterns.matching(channel))
         lanes = {
             lane
             for selector in selectors
@@ -290,7 +216,7 @@ class Lanes:
         if exact is not None:
             self._note(event, event.channel, exact, places)
         if self._patterns:
-            for selector in self._matches(event.channel):
+            for selector in self._patterns.matching(event.channel):
                 self._note(event, selector, groups[selector], places)
 
     def _note(
@@ -419,8 +345,8 @@ class Lanes:
         if batch:
             lane.begin = len(batch)
             self._opened.append(lane)
-        if not lane.selection.patterns <= self._patterns:
-            self._use(lane.selection.patterns)
+        for text in lane.selection.patterns:
+            self._patterns.add(text)
 
     def leave(self, feed: Feed, head: int) -> None:
         """Take `feed` out of its lane, and give it the position it has reached (rule 4)."""
@@ -449,32 +375,7 @@ class Lanes:
                 if not by_encoding:
                     del self._groups[selector]
                     if selector in self._patterns:
-                        self._unuse(selector)
-
-    def _matches(self, channel: str) -> tuple[str, ...]:
-        matches = self._matching.get(channel)
-        if matches is None:
-            # Bounded by forgetting all: it is made again at the next event of each channel.
-            if len(self._matching) >= _CHANNELS_KEPT:
-                self._matching.clear()
-            found = (text for text in self._patterns if pattern(text).matches(channel))
-            matches = self._matching[channel] = tuple(found)
-        return matches
-
-    def _use(self, patterns: Iterable[str]) -> None:
-        for text in patterns:
-            if text not in self._patterns:
-                self._patterns.add(text)
-                matches = pattern(text).matches
-                for channel, found in self._matching.items():
-                    if matches(channel):
-                        self._matching[channel] = (*found, text)
-
-    def _unuse(self, text: str) -> None:
-        self._patterns.remove(text)
-        for channel, found in self._matching.items():
-            if text in found:
-                self._matching[channel] = tuple(other for other in found if other != text)
+                        self._patterns.remove(selector)
 
 
 def ordered(noted: Iterable[_Notes], begin: int, *, once: bool = False) -> Sequence[Any]:
@@ -497,15 +398,3 @@ def ordered(noted: Iterable[_Notes], begin: int, *, once: bool = False) -> Seque
 def _keys_lost(lane: Lane, log: Log) -> dict[str, int]:
     """What the log has forgotten since the lane's cut, by selector; see `Log.keys_lost`."""
     return {s: seq for s in lane.selection if (seq := log.keys_lost(s)) > lane.position}
-
-
-def encoded(encoding: Encoding, events: Iterable[Event], selection: Selection) -> list[Any]:
-    """The parts that carry `events` to a subscriber of `selection`. Raises `Closed` as the
-    encoding does."""
-    parts: list[Any] = []
-    for event in events:
-        for selector in selection.matching(event.channel):
-            parts.append(encoding.event(event, selector))
-            if not encoding.per_selector:
-                break
-    return parts

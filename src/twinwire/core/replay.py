@@ -20,8 +20,8 @@ from bisect import bisect_right
 from typing import Final
 
 from twinwire.core.event import Selection
-from twinwire.core.lane import Encoding, Wire
 from twinwire.core.log import Log
+from twinwire.core.wire import Encoding, Wire
 
 SECTION: Final = 8 * 1024
 """Bytes in a section, about. Larger ones compress a little better; the part of one that a reader
