@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import matplotlib as mpl
 mpl.use("agg")
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 from bench import figures, lib
 from bench.run import Row
@@ -62,6 +64,13 @@ def _colours(rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
+def _plain(axis: Any) -> None:
+    """Numbers as one says them, 1, 2 and 5 in each power of ten."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
 def _bars(plot: Plot, rows: Sequence[Row]) -> Any:
     """A panel for each figure, a group for each wire; whiskers from the least to the most."""
     colours = _colours(rows)
@@ -77,13 +86,13 @@ def _bars(plot: Plot, rows: Sequence[Row]) -> Any:
     )
     for name, axes in zip(plot.figures, panels[0], strict=True):
         form = figures.FIGURES[name].form
-        most = 0.0
+        least, most = math.inf, 0.0
         for place, row in zip(places, ordered, strict=True):
             found = figures.values(name, row.outcomes)
             if not found:
                 continue
             middle = lib.median(found)
-            most = max(most, *found)
+            least, most = min(least, *found), max(most, *found)
             whiskers = [[middle - min(found)], [max(found) - middle]] if len(found) > 1 else None
             axes.barh(
                 place, middle, 0.78, color=colours[row.case.row], xerr=whiskers, ecolor="#222222"
@@ -106,7 +115,8 @@ def _bars(plot: Plot, rows: Sequence[Row]) -> Any:
         axes.set_title(name, loc="left")
         if plot.log:
             axes.set_xscale("log")
-            axes.set_xlim(right=most * 3)
+            axes.set_xlim(least / 3, most * 3)
+            _plain(axes.xaxis)
         else:
             axes.set_xlim(0, most * 1.2 or 1)
     return figure
@@ -136,6 +146,8 @@ def _lines(scenario: Scenario, plot: Plot, rows: Sequence[Row]) -> Any:
         axes.axhline(P99_MS, color="#b00020", lw=0.9, ls="--")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        _plain(axes.xaxis)
+        _plain(axes.yaxis)
         axes.set_title(_WIRES[wire], loc="left")
         axes.set_xlabel(
             "million deliveries/s" if plot.figures[0] == "million/s" else plot.figures[0]
