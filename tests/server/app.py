@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -20,8 +21,10 @@ def ready(request: Request) -> Response:
     return PlainTextResponse("yes")
 
 
-def application(*middleware: Middleware, routes: tuple[Route, ...] = ()) -> Starlette:
-    hub = Hub(allow_publish=[">"])
+def application(
+    *middleware: Middleware, routes: tuple[Route, ...] = (), **settings: Any
+) -> Starlette:
+    hub = Hub(allow_publish=[">"], **settings)
     return Starlette(
         routes=[Route("/ready", ready), Mount("/live", hub.app), *routes],
         middleware=middleware,
@@ -33,7 +36,9 @@ plain = application()
 hub = Hub()
 
 # By default it leaves event streams alone.
-recoding = application(Middleware(GZipMiddleware, exclude_content_types=(), minimum_size=1))
+recoding = application(
+    Middleware(GZipMiddleware, exclude_content_types=(), minimum_size=1), compression=False
+)
 
 
 async def dispatch(
