@@ -358,6 +358,8 @@ async def test_history_can_be_bounded_in_bytes_and_gone_on_with() -> None:
         assert read == 20
         assert pages == [3] * 6 + [2]
         assert len(hub.history("a", max_bytes=1).events) == 1
+        assert hub.history("a", max_bytes=1).more
+        assert not hub.history("a").more
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,14 @@ _ITERATOR_EVENTS = 1024
 
 
 class Past(NamedTuple):
-    """A channel's history, and the log's head when it was read."""
+    """A channel's history, and the log's head when it was read.
+
+    `more`: there is more than was given, which begins after the last of `events`.
+    """
 
     events: list[Event]
     head: Position
+    more: bool = False
 
 
 Authorize = Callable[[Any], Awaitable[Grants | None]]
@@ -281,10 +285,11 @@ class Hub:
             return Past([], log.position)
         after = since.seq if since else 0
         events = log.history(channel, after=after, limit=max(limit, 0), reverse=reverse)
+        count = len(events)
         if max_bytes:
             sizes = accumulate(len(event.data) + OVERHEAD for event in events[:-1])
-            events = events[: 1 + sum(1 for _ in takewhile(max_bytes.__gt__, sizes))]
-        return Past(events, log.position)
+            count = min(count, 1 + sum(1 for _ in takewhile(max_bytes.__gt__, sizes)))
+        return Past(events[:count], log.position, more=count < len(events))
 
     def holds(self, selector: str, since: Position | Start | None) -> bool:
         """Whether everything of `selector` after `since` is still in the log."""

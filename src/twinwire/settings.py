@@ -272,7 +272,8 @@ class Settings(BaseModel):
     read_bytes: int = Field(
         default=128 * KIB,
         ge=KIB,
-        description="Bytes read from the log at once for a client behind.",
+        description="Bytes read from the log at once for a client behind, or for one answer to "
+        "history. Over it the rest is read next, and an answer to history says that there is more.",
     )
     replay_bytes: int = Field(
         default=16 * MIB,

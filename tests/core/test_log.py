@@ -391,7 +391,8 @@ def test_channels_that_are_forgotten_are_let_go_of() -> None:
     for seq in range(1, 2000, 2):
         log.append(Event("busy", b"", EPOCH, seq, 0))
         log.append(Event(f"a.{seq}", Weighed(10), EPOCH, seq + 1, 0))
-        assert Weighed.alive - before <= 10
+        # They are taken out of the list of all events now and then.
+        assert Weighed.alive - before <= 10 + (10 + 10 + 1024 + 1)
 
 
 class Watched:

@@ -160,6 +160,26 @@ def test_history_can_be_limited_reversed_and_gone_on_with(api: Api, channel: str
     assert values(limit=-1, since=places[2], reverse=True) == [1, 0]
 
 
+def test_history_is_answered_in_portions_that_say_whether_there_is_more(
+    api: Api, channel: str
+) -> None:
+    for n in range(12):
+        api.publish(channel, [n, "x" * 15_000])
+    given: list[int] = []
+    request: dict[str, Any] = {"channel": channel, "limit": -1}
+    answers = 0
+    more = True
+    while more:
+        result = api.result("history", **request)
+        answers += 1
+        given += [publication["data"][0] for publication in result["publications"]]
+        last = result["publications"][-1]["offset"]
+        request["since"] = {"epoch": result["epoch"], "offset": last}
+        more = result.get("more", False)
+    assert given == list(range(12))
+    assert answers == 2
+
+
 @pytest.mark.parametrize(
     "since",
     [{"epoch": "1", "offset": 1}, {"epoch": "x", "offset": 1}, {"offset": -1}, {"epoch": ""}],

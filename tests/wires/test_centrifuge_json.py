@@ -286,6 +286,11 @@ def test_replies_are_joined_to_frames_that_clients_accept(sizes: list[int]) -> N
     for message in messages:
         assert len(message) <= FRAME_MAX or b"\n" not in message
     assert MESSAGES.join(parts).split(b"\n") == parts
+    # A replay has them joined already.
+    messages = frames(FRAMED.join([b"\n".join(parts), b"last"]))
+    assert b"\n".join(messages).split(b"\n") == [*parts, b"last"]
+    for message in messages:
+        assert len(message) <= FRAME_MAX or b"\n" not in message
 
 
 @pytest.mark.parametrize("wire", [FRAMED, MESSAGES])

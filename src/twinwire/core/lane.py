@@ -45,7 +45,7 @@ _ALL: Final = 1 << 62
 
 _COST: Final = 750
 _COST_ENTRY: Final = 50
-_COST_SELECTOR: Final = 480
+_COST_SELECTOR: Final = 640
 """Bytes of memory that a lane takes, each of its selectors, and each that any lane has at all."""
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -119,7 +120,8 @@ class Log:
         self.channels_max = channels_max
         self.keys_max = keys_max
         self.bytes = 0
-        self._channels: dict[str, _Channel] = {}
+        # Those longest without an event come first.
+        self._channels: OrderedDict[str, _Channel] = OrderedDict()
         self._ring: list[Event] = []
         self._first = 0
         # Evicted by a channel's own rule, but still in the ring: rule 2 takes them out of the
@@ -144,6 +146,8 @@ class Log:
         channel = self._channels.get(event.channel)
         if channel is None:
             channel = self._open(event.channel)
+        else:
+            self._channels.move_to_end(event.channel)
         channel.events.append(event)
         latest = channel.latest
         # Taken out first so that the dict stays in the order of the events.
@@ -238,7 +242,7 @@ class Log:
 
     def _open(self, name: str) -> _Channel:
         if len(self._channels) >= self.channels_max:
-            self._forget(max(1, self.channels_max // 16))
+            self._forget()
         retention = next((keep for rule, keep in self.rules if rule.matches(name)), None)
         channel = self._channels[name] = _Channel(name, self.floor, retention)
         if retention is not None and retention.age:
@@ -248,18 +252,16 @@ class Log:
                 listed[name] = channel
         return channel
 
-    def _forget(self, count: int) -> None:
-        """Forget the `count` channels that have been without an event for longest (rule 5)."""
-        last = {c.name: c.events[-1].seq if c.count else c.evicted for c in self._channels.values()}
-        for name in heapq.nsmallest(count, last, key=last.__getitem__):
-            channel = self._channels[name]
-            while channel.count:
-                self._drop(channel)
-            self.floor = max(self.floor, channel.evicted, channel.keys_lost)
-            del self._channels[name]
-            self._aging.pop(name, None)
-        self._matching.clear()
-        self._sweep()
+    def _forget(self) -> None:
+        """Forget the channel that has been without an event for longest (rule 5)."""
+        name, channel = self._channels.popitem(last=False)
+        while channel.count:
+            self._drop(channel)
+        self.floor = max(self.floor, channel.evicted, channel.keys_lost)
+        self._aging.pop(name, None)
+        for listed in self._matching.values():
+            listed.pop(name, None)
+        self._sweep_now_and_then()
 
     def _select(self, selection: Selection) -> Mapping[str, _Channel]:
         if len(selection) == len(selection.patterns) == 1:
@@ -306,8 +308,7 @@ class Log:
             or (keep.age and channel.events[channel.first].time < now - keep.age)
         ):
             self._drop(channel)
-        if self._dead > len(self) + 1024 or self._dead_bytes > self.bytes + (1 << 20):
-            self._sweep()
+        self._sweep_now_and_then()
 
     def _drop(self, channel: _Channel) -> None:
         size = len(channel.pop().data)
@@ -315,8 +316,10 @@ class Log:
         self._dead += 1
         self._dead_bytes += size
 
-    def _sweep(self) -> None:
-        """Take the dead out of the ring."""
+    def _sweep_now_and_then(self) -> None:
+        """Take the dead out of the ring once they are more than the living."""
+        if self._dead <= len(self) + 1024 and self._dead_bytes <= self.bytes + (1 << 20):
+            return
         channels = self._channels
         self._ring = [
             event

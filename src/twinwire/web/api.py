@@ -217,10 +217,15 @@ class Api:
             except BadPosition:
                 raise Refusal.UNRECOVERABLE_POSITION.error() from None
         past = self._hub.history(
-            request.channel, limit=request.limit, since=since, reverse=request.reverse
+            request.channel,
+            limit=request.limit,
+            since=since,
+            reverse=request.reverse,
+            max_bytes=self._hub.settings.read_bytes,
         )
         publications = [_publication(event) for event in past.events]
-        return {"publications": publications, **_position(past.head)}
+        result = {"publications": publications, **_position(past.head)}
+        return {**result, "more": True} if past.more else result
 
     async def _channels(self, request: _Channels) -> Any:
         hub = self._hub

@@ -6,8 +6,9 @@ in must hold none (`twinwire.core.event.draft` sees to it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -96,6 +97,21 @@ class _Encoding:
 _ENCODING: Final = _Encoding()
 
 
+def _pieces(part: bytes) -> Iterable[bytes]:
+    """Replies joined by line breaks, as a replay has them, in pieces that fit into a frame."""
+    begin = 0
+    while len(part) - begin > FRAME_MAX:
+        end = part.rfind(b"\n", begin, begin + FRAME_MAX + 1)
+        if end < 0:
+            # A single reply of that size has a frame of its own.
+            end = part.find(b"\n", begin + FRAME_MAX)
+            if end < 0:
+                break
+        yield part[begin:end]
+        begin = end + 1
+    yield part[begin:]
+
+
 class JsonWire:
     """Centrifuge JSON: an encoding, and whether its bytes are WebSocket frames already."""
 
@@ -115,7 +131,7 @@ class JsonWire:
         frames = []
         batch: list[bytes] = []
         size = 0
-        for part in parts:
+        for part in chain.from_iterable(map(_pieces, parts)):
             if batch and size + len(part) > FRAME_MAX:
                 frames.append(self._frame(b"\n".join(batch), readers))
                 batch, size = [], 0
