@@ -6,9 +6,8 @@ in must hold none (`twinwire.core.event.draft` sees to it).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Final
 
 import msgspec
@@ -97,19 +96,19 @@ class _Encoding:
 _ENCODING: Final = _Encoding()
 
 
-def _pieces(part: bytes) -> Iterable[bytes]:
-    """Replies joined by line breaks, as a replay has them, in pieces that fit into a frame."""
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """Replies joined by line breaks, in pieces that fit into a frame."""
     begin = 0
-    while len(part) - begin > FRAME_MAX:
-        end = part.rfind(b"\n", begin, begin + FRAME_MAX + 1)
+    while len(text) - begin > FRAME_MAX:
+        end = text.rfind(b"\n", begin, begin + FRAME_MAX + 1)
         if end < 0:
             # A single reply of that size has a frame of its own.
-            end = part.find(b"\n", begin + FRAME_MAX)
+            end = text.find(b"\n", begin + FRAME_MAX)
             if end < 0:
                 break
-        yield part[begin:end]
+        yield text[begin:end]
         begin = end + 1
-    yield part[begin:]
+    yield text[begin:] if begin else text
 
 
 class JsonWire:
@@ -126,20 +125,12 @@ class JsonWire:
 
     def join(self, parts: Sequence[bytes], readers: int = 1) -> bytes:
         """The frames, or with `framed` off the one text message, that carry these replies."""
+        text = b"\n".join(parts)
         if not self.framed:
-            return b"\n".join(parts)
-        frames = []
-        batch: list[bytes] = []
-        size = 0
-        for part in chain.from_iterable(map(_pieces, parts)):
-            if batch and size + len(part) > FRAME_MAX:
-                frames.append(self._frame(b"\n".join(batch), readers))
-                batch, size = [], 0
-            batch.append(part)
-            size += len(part) + 1
-        if batch:
-            frames.append(self._frame(b"\n".join(batch), readers))
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+            return text
+        if len(text) <= FRAME_MAX:
+            return self._frame(text, readers)
+        return b"".join(self._frame(piece, readers) for piece in _pieces(text))
 
     def _frame(self, text: bytes, readers: int) -> bytes:
         if self.packs and (payload := deflate.message(text, readers)) is not None:
