@@ -260,7 +260,11 @@ COMPRESSION = Scenario(
     servers=("twinwire",),
     variants=(
         Variant(),
-        Variant("compressed", settings={"compression": True}, load={"compressed": 1}),
+        Variant(
+            "compressed",
+            settings={"compression": True, "ws_compression": True},
+            load={"compressed": 1},
+        ),
     ),
     load={"data": "ticks", "check_every": 10},
     columns=(

@@ -28,7 +28,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twinwire.core.event import Event, Position, Selection
 from twinwire.core.log import Log
@@ -77,34 +77,29 @@ class Lane:
     @property
     def dirty(self) -> bool:
         """Whether something is pending."""
-        begin = self.begin
-        return any(g.notes is not None and g.notes.last >= begin for g in self.groups)
-
-    def __repr__(self) -> str:
-        return f"<Lane {self.selection!r} members={len(self.members)} dirty={self.dirty}>"
+        return bool(self.pending)
 
 
 class Cut:
-    """What one tick writes to the members of one lane, and with `broken` why they end then."""
+    """What one tick writes to the members of one lane, and with `broken` why they end then.
 
-    __slots__ = ("_begin", "_data", "_notes", "broken", "lane", "members", "position")
+    It has to be written before the next cut.
+    """
 
-    def __init__(self, lane: Lane, position: int, notes: list[_Notes]) -> None:
+    __slots__ = ("_begin", "_data", "broken", "lane", "members", "position")
+
+    def __init__(self, lane: Lane, position: int) -> None:
         self.lane = lane
-        self.position = position
+        self.position = lane.position = position
         self.members = list(lane.members)
         self.broken: CloseReason | None = None
-        for each in notes:
-            if each.broken is not None and each.broken[0] >= lane.begin:
-                self.broken = each.broken[1]
         self._begin = lane.begin
-        self._notes = notes
         self._data: Any = None
 
     @classmethod
     def of(cls, lane: Lane, position: int, parts: list[Any], broken: CloseReason | None) -> Cut:
         """A cut whose parts are known."""
-        cut = cls(lane, position, [])
+        cut = cls(lane, position)
         cut.broken = broken
         cut._data = lane.wire.join(parts, len(cut.members))
         return cut
@@ -118,14 +113,14 @@ class Cut:
         return self._data
 
     def _joined(self) -> Any:
-        lane, wire = self.lane, self.lane.wire
-        if len(self._notes) == 1 and not self._begin:
-            (notes,) = self._notes
+        lane, begin, wire = self.lane, self._begin, self.lane.wire
+        noted = [n for g in lane.groups if (n := g.cut) is not None and n.last >= begin]
+        if len(noted) == 1 and not begin:
+            (notes,) = noted
             if wire not in notes.joined:
-                parts = ordered(self._notes, 0)
-                notes.joined[wire] = wire.join(parts, max(len(self.members), notes.lanes))
+                notes.joined[wire] = wire.join(ordered(noted), max(len(self.members), notes.lanes))
             return notes.joined[wire]
-        return wire.join(ordered(self._notes, self._begin, once=lane.once), len(self.members))
+        return wire.join(ordered(noted, begin, once=lane.once), len(self.members))
 
     def awaited_by(self, feed: Feed) -> bool:
         """Whether this member still has to be written the cut (rule 4).
@@ -156,13 +151,15 @@ class _Notes:
 
 
 class _Group:
-    """The lanes that want one selector in one encoding, and what they have pending of it."""
+    """The lanes that want one selector in one encoding, what they have pending of it, and what they
+    were cut with last."""
 
-    __slots__ = ("lanes", "notes")
+    __slots__ = ("cut", "lanes", "notes")
 
     def __init__(self) -> None:
         self.lanes: dict[Lane, None] = {}
         self.notes: _Notes | None = None
+        self.cut: _Notes | None = None
 
 
 class Lanes:
@@ -177,6 +174,7 @@ class Lanes:
         # Since the last cut: the parts of each encoding, the groups that have some, the new lanes.
         self._batches: dict[Encoding, list[Any]] = {}
         self._touched: list[_Group] = []
+        self._cut: list[_Group] = []
         self._opened: list[Lane] = []
         self._entries = 0
 
@@ -248,29 +246,31 @@ class Lanes:
 
     def cut(self, head: int) -> list[Cut]:
         """Take what is pending in every lane; `head` is the log's head."""
-        ripe: dict[Lane, list[_Notes]] = {}
+        for group in self._cut:
+            group.cut = None
+        ripe: dict[Lane, None] = {}
+        broken: list[tuple[int, CloseReason, dict[Lane, None]]] = []
         for group in self._touched:
-            notes, group.notes = group.notes, None
-            assert notes is not None
+            group.cut, group.notes = group.notes, None
+            notes = cast(_Notes, group.cut)
             notes.lanes = len(group.lanes)
-            for lane in group.lanes:
-                if notes.last < lane.begin:
-                    continue
-                noted = ripe.get(lane)
-                if noted is None:
-                    ripe[lane] = [notes]
-                else:
-                    noted.append(notes)
-        cuts: list[Cut] = []
-        for lane, noted in ripe.items():
-            lane.position = head
-            cuts.append(Cut(lane, head, noted))
-        self._touched.clear()
+            ripe.update(group.lanes)
+            if notes.broken is not None:
+                broken.append((*notes.broken, group.lanes))
+        for lane in self._opened:
+            if lane in ripe and not any(g.cut and g.cut.last >= lane.begin for g in lane.groups):
+                del ripe[lane]
+        cuts = {lane: Cut(lane, head) for lane in ripe}
+        for place, reason, lanes in broken:
+            for lane in lanes:
+                if place >= lane.begin:
+                    cuts[lane].broken = reason
+        self._cut, self._touched = self._touched, []
         self._batches = {encoding: [] for encoding in self._batches}
         for lane in self._opened:
             lane.begin = 0
         self._opened.clear()
-        return cuts
+        return list(cuts.values())
 
     @property
     def paces(self) -> Iterable[int]:
@@ -283,8 +283,8 @@ class Lanes:
         for lane in self._paced.get(pace, ()):
             if lane.position == log.head:
                 continue
-            wire, selection = lane.wire, lane.selection
-            events = log.read_latest(selection, lane.position, log.head, _ALL).events
+            wire = lane.wire
+            events = log.read_latest(lane.selection, lane.position, log.head, _ALL).events
             lost = _keys_lost(lane, log)
             begin, lane.position = lane.position, log.head
             if not events and not lost:
@@ -297,7 +297,7 @@ class Lanes:
                 parts.append(wire.gap(gap))
                 broken = None if wire.resumes else CloseReason.INSUFFICIENT
             try:
-                parts += encoded(wire.encoding, events, selection)
+                parts += encoded(wire.encoding, events, lane.selection)
             except Closed as closed:
                 broken = closed.reason
             cuts.append(Cut.of(lane, log.head, parts, broken))
@@ -378,7 +378,7 @@ class Lanes:
                         self._patterns.remove(selector)
 
 
-def ordered(noted: Iterable[_Notes], begin: int, *, once: bool = False) -> Sequence[Any]:
+def ordered(noted: Iterable[_Notes], begin: int = 0, *, once: bool = False) -> Sequence[Any]:
     """The parts that these have noted from the place `begin` in their batch on, in order; with
     `once` what several have noted only once."""
     places: list[int] = []
