@@ -115,6 +115,14 @@ def test_a_stream_that_is_refused_says_why(said: bytes, status: int, why: str) -
     assert error.value.status == status
 
 
+def test_why_a_stream_is_refused_may_come_after_the_head_of_the_answer() -> None:
+    opening = StreamOpening(b"")
+    body = b'{"error":{"message":"denied"}}'
+    assert opening.feed(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n" % len(body)) == (b"", None)
+    with pytest.raises(NotOpened, match="denied"):
+        opening.feed(body)
+
+
 @pytest.mark.parametrize(
     ("after", "status", "why"),
     [

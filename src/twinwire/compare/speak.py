@@ -194,17 +194,19 @@ class Answer:
             _not_yet(self._buffer)
             return None
         status = _status(head)
-        if (length := _LENGTH.search(head)) is not None:
-            whole = rest[: int(length[1])] if len(rest) >= int(length[1]) else None
-        elif _CHUNKED.search(head):
-            whole = _unchunked(rest)
-        else:
-            whole = b""
-        if whole is None:
+        if (whole := _body(head, rest)) is None:
             return None
         if status != 200:
             raise NotOpened(status, why_not(head, whole))
         return status, whole
+
+
+def _body(head: bytes, rest: bytes) -> bytes | None:
+    """The body of the answer with this head, once all of it is in `rest`; without a length, what
+    there is."""
+    if (length := _LENGTH.search(head)) is not None:
+        return rest[: int(length[1])] if len(rest) >= int(length[1]) else None
+    return _unchunked(rest) if _CHUNKED.search(head) else rest
 
 
 def _not_yet(buffer: bytes) -> None:
@@ -253,7 +255,9 @@ class StreamOpening:
             return b"", None
         status = _status(head)
         if status != 200:
-            raise NotOpened(status, why_not(head, rest))
+            if (said := _body(head, rest)) is None:
+                return b"", None
+            raise NotOpened(status, why_not(head, said))
         if not _STREAM.search(head):
             raise NotOpened(status, "no event stream: is this twinwire's URL?")
         return b"", rest if b"\n\n" in rest else None
@@ -280,7 +284,9 @@ class SocketOpening:
             return b"", None
         status = _status(head)
         if status != 101:
-            raise NotOpened(status, f"no WebSocket here: {why_not(head, rest)}")
+            if (said := _body(head, rest)) is None:
+                return b"", None
+            raise NotOpened(status, f"no WebSocket here: {why_not(head, said)}")
         self._upgraded, self._buffer = True, rest
         return self._commands, self._live()
 
