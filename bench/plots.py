@@ -143,6 +143,8 @@ def _lines(scenario: Scenario, plot: Plot, rows: Sequence[Row]) -> Any:
             if missed := [(x, y) for x, y, good in points if not good]:
                 x, y = zip(*missed, strict=True)
                 axes.scatter(x, y, s=22, facecolors="white", edgecolors=colour, zorder=3)
+        if not axes.lines and not axes.collections:
+            continue  # at one rate only there is no line, and no logarithm of nothing
         axes.axhline(P99_MS, color="#b00020", lw=0.9, ls="--")
         axes.set_xscale("log")
         axes.set_yscale("log")

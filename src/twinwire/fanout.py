@@ -17,7 +17,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position
 from twinwire.core.feed import Feed, Mode, Recovery, Start, subscribe
@@ -28,6 +28,10 @@ from twinwire.errors import Closed, CloseReason
 from twinwire.wires.objects import OBJECTS
 
 _log = logging.getLogger("twinwire")
+
+_ANSWERED: Final = 4 * 1024
+"""Bytes of missed events, about, that the answer to a subscription holds. What goes beyond is read
+like everything else that a feed is behind with: shared with others who have missed the same."""
 
 
 class Sink(Protocol):
@@ -151,7 +155,8 @@ class Fanout:
         """
         if feed.lane is not None:
             self.lanes.leave(feed, self.log.head)
-        recovery = subscribe(feed, selector, mode, since, self.log, self._read_bytes)
+        limit = min(self._read_bytes, _ANSWERED)
+        recovery = subscribe(feed, selector, mode, since, self.log, limit)
         self._reckon(feed)
         self._read_on(feed)
         return recovery

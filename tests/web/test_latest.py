@@ -108,8 +108,11 @@ def test_a_stalled_subscription_wakes_to_the_newest_of_each_key_and_resumes_in_t
     place = {"recover": True, "epoch": epoch, "offset": pubs[-1]["offset"]}
     with talk(port) as again:
         missed = again.ask(subscribe={"channel": "stalled.b", **place})["subscribe"]
-    assert missed["recovered"] is True
-    assert [f"{epoch}-{pub['offset']}" for pub in missed["publications"]] == after
+        assert missed["recovered"] is True
+        # The answer holds a beginning.
+        found = missed["publications"]
+        found += [again.pub() for _ in range(120 - len(found))]
+    assert [f"{epoch}-{pub['offset']}" for pub in found] == after
 
 
 def test_who_keeps_up_gets_each_event_on_both_wires(port: int, api: Api) -> None:

@@ -65,14 +65,26 @@ class SocketSink(NativeSink, asyncio.Protocol):
     def resume_writing(self) -> None:
         self.drained()
 
+    def eof_received(self) -> bool:
+        if not self._transport.can_write_eof():
+            return False  # over TLS it cannot be kept open
+        # The client has gone. To close thousands of sockets in one turn holds the loop, too.
+        self._mute()
+        self._around.gate.enter(self._transport.close)
+        return True
+
+    def _mute(self) -> None:
+        self.gone = True
+        self.write = forget  # type: ignore[method-assign]
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.died()
         self._around.gate.enter(self.end)
 
     def died(self) -> None:
         """The connection is gone. `end` follows, in a crowd some turns of the loop later."""
-        self.gone = self._over = True
-        self.write = forget  # type: ignore[method-assign]
+        self._over = True
+        self._mute()
 
     def end(self) -> None:
         """Let go of it all."""
