@@ -480,6 +480,28 @@ async def test_the_fullest_are_closed_when_all_together_hold_too_much() -> None:
     assert [sink.closed for sink in sinks] == [None, CloseReason.SLOW, None]
 
 
+async def test_one_who_attaches_beyond_what_is_pending_joins_after_its_cut() -> None:
+    stage = Stage()
+    late: list[Sink] = []
+
+    class Busy(Sink):
+        """While it is written to, an event is published and somebody comes who begins after it."""
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            if not late:
+                stage.publish("a")
+                late.append(stage.sink("a"))
+
+    stage.sink("a", kind=Busy)
+    await stage.settle()
+    stage.publish("a")
+    await stage.settle()
+    stage.publish("a")
+    await stage.settle()
+    assert late[0].got == ["3"]
+
+
 async def test_the_memory_of_all_feeds_is_reckoned_up_and_down() -> None:
     stage = Stage()
     before = stage.sink("a")

@@ -4,9 +4,9 @@ A subscriber notes what it receives and the gaps that it is told of. Held agains
 event of its channels between where it began and where it has got to:
 
 1. In mode `every` it was received, or lies in a gap.
-2. In mode `latest` it was received, or superseded by a newer event of its key, or lies in a gap.
-   The newer event must have been received too, or lie in a gap itself, unless it lies beyond where
-   the subscriber got to.
+2. In mode `latest` it was received, or superseded by a newer event of its key, or lies in a gap: the
+   newest of each key must have been received or lie in a gap, unless it lies beyond where the
+   subscriber got to.
 3. Nothing was received twice, out of order, unasked for, or other than it was published.
 
 A gap from one position to another covers the events after the first, up to and with the second.
@@ -150,8 +150,8 @@ class Ledger:
         published = received = superseded = in_gaps = 0
         listed = {entry.position for entry in entries}
         # Not every wire tells an event's key: what is the newest of its key, the entries say.
+        latest = self.mode is Mode.LATEST
         newest: dict[tuple[str, str | None], Position] = {}
-        newest_told: dict[tuple[str, str | None], Position] = {}
         gaps = self._covered()
 
         def lost(entry: Entry) -> bool:
@@ -159,8 +159,6 @@ class Ledger:
 
         for entry in entries:
             newest[entry.channel, entry.key] = entry.position
-            if entry.position in self._received or lost(entry):
-                newest_told[entry.channel, entry.key] = entry.position
         for entry in entries:
             if not self._within(entry):
                 continue
@@ -168,7 +166,7 @@ class Ledger:
             if (got := self._received.get(entry.position)) is not None:
                 received += 1
                 self._compare(entry, got)
-            elif self._is_superseded(entry, newest, newest_told):
+            elif latest and newest[entry.channel, entry.key] > entry.position:
                 superseded += 1
             elif lost(entry):
                 in_gaps += 1
@@ -196,19 +194,6 @@ class Ledger:
 
     def _matching(self, channel: str) -> list[str]:
         return list(self.selection.matching(channel))
-
-    def _is_superseded(
-        self,
-        entry: Entry,
-        newest: Mapping[tuple[str, str | None], Position],
-        newest_told: Mapping[tuple[str, str | None], Position],
-    ) -> bool:
-        if self.mode is not Mode.LATEST:
-            return False
-        assert self.end is not None
-        same = (entry.channel, entry.key)
-        told = newest_told.get(same)
-        return (told is not None and told > entry.position) or newest[same] > self.end
 
     def _compare(self, entry: Entry, got: tuple[str, str | None, bytes]) -> None:
         channel, key, data = got
