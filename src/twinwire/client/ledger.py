@@ -4,8 +4,8 @@ A subscriber notes what it receives and the gaps that it is told of. Held agains
 event of its channels between where it began and where it has got to:
 
 1. In mode `every` it was received, or lies in a gap.
-2. In mode `latest` it was received, or superseded by a newer event of its key, or lies in a gap: the
-   newest of each key must have been received or lie in a gap, unless it lies beyond where the
+2. In mode `latest` it was received, or superseded by a newer event of its key, or lies in a gap. So
+   the newest of each key must have been received or lie in a gap, unless it lies beyond where the
    subscriber got to.
 3. Nothing was received twice, out of order, unasked for, or other than it was published.
 
