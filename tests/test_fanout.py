@@ -480,6 +480,18 @@ async def test_the_fullest_are_closed_when_all_together_hold_too_much() -> None:
     assert [sink.closed for sink in sinks] == [None, CloseReason.SLOW, None]
 
 
+async def test_nothing_is_encoded_for_a_lane_whose_members_are_all_full() -> None:
+    stage = Stage()
+    sink = stage.sink(room=1)
+    await stage.settle()
+    stage.publish("a")
+    await stage.settle()
+    assert sink.full
+    stage.publish("a", "a")
+    await stage.settle()
+    assert stage.wire.encoding.encoded == [1]
+
+
 async def test_one_who_attaches_beyond_what_is_pending_joins_after_its_cut() -> None:
     stage = Stage()
     late: list[Sink] = []
