@@ -304,6 +304,18 @@ def test_what_one_of_them_has_lost_another_may_bring() -> None:
     assert seqs(items) == [5, 9]
 
 
+def test_what_one_has_lost_is_not_yielded_after_a_later_event_of_its_channel() -> None:
+    talk = Talk(["a.b", "a.*"], since=at(1))
+    talk.answer("a.*", recovered=True, offset=1)
+    items = talk.answer("a.b", recovered=False, offset=8)
+    assert items == [Gap(at(1), at(8), Why.EVICTED, ("a.b",))]
+    assert seqs(talk.hear(push("a.*", 5, "a.b"))) == [5]
+    talk.open()
+    talk.answer("a.*", recovered=True, offset=5)
+    assert seqs(talk.answer("a.b", recovered=True, offset=8, publications=[pub(9)])) == [9]
+    assert seqs(talk.hear(push("a.*", 6, "a.c"), push("a.*", 7, "a.b"))) == [6]
+
+
 def test_a_channel_that_the_server_has_lost_track_of_is_subscribed_again() -> None:
     talk = Talk(["a", "b"])
     talk.answer("a", offset=4)

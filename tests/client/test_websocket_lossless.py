@@ -29,7 +29,7 @@ class Server:
         self.dice = dice
         self.epoch = EPOCH
         self.log: list[tuple[int, str]] = []
-        self.floor = 0
+        self.floors = dict.fromkeys(CHANNELS, 0)
         self.served: dict[str, int] = {}
         self.out: list[dict[str, Any]] = []
 
@@ -42,15 +42,23 @@ class Server:
         return Position(self.epoch, self.head)
 
     def expire(self) -> None:
-        """Evict a stretch; who has not been served it yet has lost track."""
+        """Evict a stretch of one channel; who has not been served it yet has lost track."""
         if self.log:
-            self.floor = max(self.floor, self.dice.choice(self.log)[0])
-            for name in [name for name, served in self.served.items() if served < self.floor]:
+            upto, channel = self.dice.choice(self.log)
+            self.floors[channel] = max(self.floors[channel], upto)
+            for name in [name for name, served in self.served.items() if self.lost(name, served)]:
                 self.forget(name)
+
+    def lost(self, name: str, after: int) -> bool:
+        """Whether some of what `name` selects after a position is gone."""
+        return any(
+            after < seq <= self.floors[channel] and matches(name, channel)
+            for seq, channel in self.log
+        )
 
     def restart(self) -> None:
         self.epoch += 1
-        self.log, self.floor = [], 0
+        self.log, self.floors = [], dict.fromkeys(CHANNELS, 0)
         self.cut()
 
     def cut(self) -> None:
@@ -70,7 +78,7 @@ class Server:
             (seq, name, channel)
             for seq, channel in self.log
             for name, served in self.served.items()
-            if seq > max(served, self.floor) and matches(name, channel)
+            if seq > max(served, self.floors[channel]) and matches(name, channel)
         ]
         for seq, name, channel in due:
             if seq == due[0][0]:
@@ -93,11 +101,10 @@ class Server:
         assert name not in self.served
         after = request.get("offset", 0)
         known = request.get("epoch") == str(self.epoch) and after <= self.head
-        mine = [seq for seq, channel in self.log if matches(name, channel)]
-        if not known or any(after < seq <= self.floor for seq in mine):
+        if not known or self.lost(name, after):
             self.served[name] = self.head
             return {"epoch": str(self.epoch), "offset": self.head}
-        missed = [(seq, channel) for seq, channel in self.log if seq > after and seq in mine]
+        missed = [each for each in self.log if each[0] > after and matches(name, each[1])]
         given = missed[: self.dice.randint(0, len(missed))]
         self.served[name] = given[-1][0] if given else after
         return {

@@ -6,7 +6,8 @@
    comes meanwhile is held until all of them are answered, and then yielded in order of position.
 3. Of each channel everything from `begin` to `reached` has been yielded. While nothing is held, any
    event moves them all (`_live`), since the server serves a connection's channels in one order.
-4. An event that comes through several overlapping subscriptions is yielded once.
+4. An event that comes through several overlapping subscriptions is yielded once, and none after a
+   later one of its channel: what one subscription has lost another may bring until then.
 5. What could not be recovered is a gap: from where the channel had got to, to where it goes on.
 6. A connection ends in an exception: `ComeBack`, or what `farewell` makes of a final reason.
 """
@@ -267,9 +268,12 @@ class WebSocketReader:
         position = event.position
         for name in self._selection.matching(event.channel):
             channel = self._channels[name]
+            if channel.had is not None and position <= channel.had:
+                return True
             if channel.begin is not None and channel.reached is not None:
                 reached = max(channel.reached, self._live or channel.reached)
-                if channel.begin < position <= reached:
+                # What comes late from its gap is not yielded either once it has gone on.
+                if channel.begin < reached and position <= reached:
                     return True
         return False
 
