@@ -51,7 +51,7 @@ class HttpProtocol(GuardedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         settings: Settings = self.app_state["twinwire.settings"]
-        self._around = Surroundings(self.app_state["twinwire.gate"], self.connections)
+        self._around: Surroundings = self.app_state["twinwire.surroundings"]
         tune(transport, settings)
         if len(self.connections) > (settings.connections or _files_left()):
             self.refuse(_CROWDED)

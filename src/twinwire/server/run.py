@@ -27,6 +27,7 @@ from twinwire.hub import Hub, drain_all
 from twinwire.server.accept import Acceptor
 from twinwire.server.crowd import Gate
 from twinwire.server.http import HttpProtocol
+from twinwire.server.sinks import Surroundings
 from twinwire.server.websocket import WebSocketSink
 from twinwire.settings import Settings
 from twinwire.web.app import build
@@ -109,6 +110,10 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         # With no sockets uvicorn starts everything but the accepting, which is ours.
         await super().startup(sockets=[])
+        # The protocol classes find it in the state that uvicorn hands to them.
+        self.lifespan.state["twinwire.surroundings"] = Surroundings(
+            Gate(), cast(set[Any], self.server_state.connections)
+        )
         acceptors = [
             Acceptor(listener, self._protocol, tls=self._tls, tls_timeout=self._tls_timeout)
             for listener in sockets or ()
@@ -156,9 +161,8 @@ class _Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             return await self._app(scope, receive, send)
-        # The protocol classes find these in the state that uvicorn hands to them.
+        # The protocol classes find them in the state that uvicorn hands to them.
         scope["state"]["twinwire.settings"] = self._settings
-        scope["state"]["twinwire.gate"] = Gate()
         if not self._own:
             return await self._app(scope, receive, send)
         await receive()

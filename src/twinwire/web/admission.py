@@ -7,12 +7,17 @@ import math
 import random
 import time
 from collections import Counter
+from types import TracebackType
+from typing import Final, Self
 
 from starlette.requests import HTTPConnection
 
 from twinwire.core.grants import Grants
 from twinwire.errors import TwinwireError
 from twinwire.hub import Hub
+
+EARLY: Final = 0.01
+"""Seconds that a timer may come too early: the loop counts in milliseconds."""
 
 
 class Ending(TwinwireError):
@@ -43,9 +48,10 @@ class Refused(TwinwireError):
 
 
 class Place:
-    """The place that an open stream has. `leave` gives it back."""
+    """The place that an open stream has. `leave` gives it back, and so does the end of a block
+    with it, unless it is to be kept for longer."""
 
-    __slots__ = ("_admission", "_names", "ends", "grants")
+    __slots__ = ("_admission", "_kept", "_names", "ends", "grants")
 
     def __init__(self, admission: Admission, grants: Grants, lifetime: float) -> None:
         """`lifetime` is in seconds, 0 for no limit."""
@@ -55,7 +61,24 @@ class Place:
         if lifetime:
             self.ends = time.monotonic() + lifetime * (0.9 + 0.2 * random.random())
         self._admission = admission
+        self._kept = False
         self._names: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._kept:
+            self.leave()
+
+    def keep(self) -> None:
+        """The stream goes on by itself, and whoever has it will call `leave`."""
+        self._kept = True
 
     def count(self, name: str, allowed: int, whose: str, limit: str) -> None:
         """Count this stream under `name`, if `allowed` is not 0. Raises `Crowded`."""

@@ -37,7 +37,7 @@ from twinwire.errors import (
 )
 from twinwire.hub import Hub
 from twinwire.version import __version__
-from twinwire.web.admission import Place
+from twinwire.web.admission import EARLY, Place
 from twinwire.web.sink import Sink
 from twinwire.wires import centrifuge_json as codec
 from twinwire.wires import frame
@@ -47,9 +47,6 @@ _log = logging.getLogger("twinwire")
 _VERSION = f"twinwire {__version__}"
 
 _NO_ROOM = "limit exceeded: this server has no room for more subscriptions (feeds_bytes)"
-
-_EARLY = 0.01
-"""Seconds that a timer may come too early."""
 
 _REPLY_BYTES = 16 * 1024
 """Bytes of replies after which they are written. While they do not go out the client's further
@@ -146,8 +143,7 @@ class Conversation:
         self._beating = asyncio.get_running_loop().call_later(delay, self._beat)
 
     def _beat(self) -> None:
-        # The loop counts in milliseconds, and may be that much early.
-        now = time.monotonic() + _EARLY
+        now = time.monotonic() + EARLY
         if now >= self._place.ends:
             return self._hub.fanout.close(self._feed, CloseReason.FORCE_RECONNECT)
         self._carry_out(self._session.beat(now))
@@ -231,7 +227,7 @@ class Conversation:
 
     def _paced_feed(self, pace: int) -> Feed:
         for feed in self._feeds[1:]:
-            if not feed.selection:
+            if not feed.count:
                 self._hub.fanout.detach(feed)
                 self._feeds.remove(feed)
         feed = self._new_feed(pace)

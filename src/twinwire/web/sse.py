@@ -24,7 +24,7 @@ from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
 from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
 from twinwire.hub import Hub, starting
 from twinwire.settings import Settings
-from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
+from twinwire.web.admission import EARLY, Admission, Crowded, Ending, Place, Refused
 from twinwire.web.answers import refusal
 from twinwire.web.coding import NotAcceptable, gzips
 from twinwire.web.sink import SendSink, Sink, native
@@ -36,10 +36,6 @@ _HEADERS = [
     # nginx would hold the stream back until a buffer is full.
     (b"x-accel-buffering", b"no"),
 ]
-
-
-_EARLY = 0.01
-"""Seconds that a timer may come too early: the loop counts in milliseconds."""
 
 
 class _Wanted(NamedTuple):
@@ -72,13 +68,8 @@ class SseEndpoint:
         except Refused as error:
             response = refusal(Refusal.UNAUTHORIZED.code, str(error), 401)
         else:
-            taken = False
-            try:
-                taken = await self._serve(request, place, receive, send)
-            finally:
-                if not taken:
-                    place.leave()
-            return
+            with place:
+                return await self._serve(request, place, receive, send)
         await response(scope, receive, send)
 
     def _later(self, request: Request, why: str, reason: CloseReason) -> Response:
@@ -93,13 +84,12 @@ class SseEndpoint:
         response.headers["Retry-After"] = "1"
         return response
 
-    async def _serve(self, request: Request, place: Place, receive: Receive, send: Send) -> bool:
-        """Answer the request; returns whether the stream goes on by itself."""
+    async def _serve(self, request: Request, place: Place, receive: Receive, send: Send) -> None:
+        """Answer the request."""
         hub, scope = self._hub, request.scope
         answer = self._begin(request, place)
         if isinstance(answer, Response):
-            await answer(scope, receive, send)
-            return False
+            return await answer(scope, receive, send)
         wanted, feed = answer
         sink = native(scope)
         headers = _headers(hub.settings, wanted)
@@ -107,15 +97,13 @@ class SseEndpoint:
             sink.coding = b"gzip"
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return False
+            return await send({"type": "http.response.body", "body": b""})
         if sink is None or not sink.open():
-            await _send_stream(hub, feed, sink, place, wanted.visible, receive, send)
-            return False
+            return await _send_stream(hub, feed, sink, place, wanted.visible, receive, send)
         feed.wire = _wire(wanted, chunked=scope["http_version"] != "1.0")
         _Stream(hub, feed, sink, place, visible=wanted.visible).begin()
         sink.take()
-        return True
+        place.keep()
 
     def _begin(self, request: Request, place: Place) -> tuple[_Wanted, Feed] | Response:
         """What the request asks for and the feed of it, or why not."""
@@ -225,7 +213,7 @@ class _Stream:
 
     def _heartbeat(self) -> None:
         hub, feed, sink = self._hub, self._feed, self._sink
-        if time.monotonic() + _EARLY >= self._place.ends:
+        if time.monotonic() + EARLY >= self._place.ends:
             return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)

@@ -47,23 +47,18 @@ class WebSocketEndpoint:
         except Refused:
             await _accept_and_close(send, CloseReason.DENIED)
         else:
-            taken = False
-            try:
-                taken = await self._serve(connection, place, receive, send)
-            finally:
-                if not taken:
-                    place.leave()
+            with place:
+                await self._serve(connection, place, receive, send)
 
     async def _serve(
         self, connection: WebSocket, place: Place, receive: Receive, send: Send
-    ) -> bool:
-        """Begin the conversation; returns whether it goes on by itself."""
+    ) -> None:
+        """Begin the conversation."""
         scope = connection.scope
         offered = scope.get("subprotocols") or []
         chosen = "centrifuge-json" if "centrifuge-json" in offered else None
         if _wants_protobuf(connection, offered):
-            await _accept_and_close(send, CloseReason.INAPPROPRIATE_PROTOCOL, chosen)
-            return False
+            return await _accept_and_close(send, CloseReason.INAPPROPRIATE_PROTOCOL, chosen)
         sink = native(scope)
         agreed = None
         if sink is not None and self._hub.settings.ws_compression:
@@ -71,13 +66,12 @@ class WebSocketEndpoint:
         headers = [(_EXTENSIONS.encode(), agreed.encode())] if agreed else []
         await send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
         if sink is None or not sink.open():
-            await self._converse(place, receive, send)
-            return False
+            return await self._converse(place, receive, send)
         wire = codec.DEFLATED if agreed else codec.FRAMED
         conversation = Conversation(self._hub, sink, wire, place, self._limits)
         conversation.begin()
         sink.take(conversation, deflated=agreed is not None)
-        return True
+        place.keep()
 
     async def _converse(self, place: Place, receive: Receive, send: Send) -> None:
         """The conversation through plain `send()`."""
