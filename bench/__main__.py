@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--clients", type=int)
     made.add_argument("--seconds", type=float, help="of publishing")
     made.add_argument("--rate", type=float, help="events a second; of a rising rate the start")
+    made.add_argument(
+        "--check-every", type=int, metavar="N", help="one of N clients checks what it gets"
+    )
     made.add_argument("--steady", action="store_true", help="keep to --rate instead of raising it")
     return made
 
@@ -58,6 +62,8 @@ def chosen(options: argparse.Namespace) -> list[Scenario]:
         }
         if "rate" in given:
             given["starts"] = {}
+        if options.check_every:
+            given["load"] = {**scenario.load, "check_every": options.check_every}
         found.append(dataclasses.replace(scenario, **given))
     return found
 
@@ -73,8 +79,11 @@ def measure(options: argparse.Namespace) -> None:
     for scenario in scenarios:
         if scenario.how == "commands" and half and not options.rate:
             scenario = dataclasses.replace(scenario, rate=half)
-        rows = run.run(scenario, steady=options.steady)
-        print(f"\n{results.save(path, scenario, rows)}\n", flush=True)
+        rows = run.rows(scenario)
+        try:
+            run.run(scenario, rows, steady=options.steady)
+        finally:
+            print(f"\n{results.save(path, scenario, rows)}\n", flush=True)
         if scenario.name == FIREHOSE.name:
             ours = [row for row in rows if row.case.server == "twinwire" and row.outcomes]
             rates = [lib.median(figures.values("events/s", row.outcomes)) for row in ours]
@@ -84,6 +93,8 @@ def measure(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
+    # What has been measured by then is saved.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.scenarios == ["check"]:
             lib.check()

@@ -85,12 +85,14 @@ def cases(scenario: Scenario) -> Iterator[Case]:
             yield case
 
 
-def run(scenario: Scenario, *, steady: bool = False) -> Results:
-    """Run it, in turns; `steady`: at its rate, and not a search for the highest."""
+def rows(scenario: Scenario) -> Results:
+    """One for each case, with nothing in it yet but why it cannot be run."""
+    return [Row(case, missing=case.peer.missing()) for case in cases(scenario)]
+
+
+def run(scenario: Scenario, rows: Results, *, steady: bool = False) -> None:
+    """Run it, in turns, into the rows; `steady`: at its rate, not a search for the highest."""
     method = steadily if steady else METHODS[scenario.how]
-    rows = [Row(case) for case in cases(scenario)]
-    for row in rows:
-        row.missing = row.case.peer.missing()
     for _ in range(scenario.reps):
         for row in rows:
             if not row.missing:
@@ -101,7 +103,6 @@ def run(scenario: Scenario, *, steady: bool = False) -> Results:
                 else:
                     row.outcomes.append(outcome)
             _say(row)
-    return rows
 
 
 def _say(row: Row) -> None:
