@@ -111,6 +111,30 @@ class Fanout:
         self.ahead += len(events)
         self._wake()
 
+    def restart(self, position: Position, latest: Iterable[Event]) -> None:
+        """The log begins anew after `position`, with the newest events of keys from before it.
+
+        Whoever is not there has a gap from where they are.
+        """
+        log = self.log
+        # What has come so far is written first: it is part of what a gap begins after.
+        for steps in (self._steps, self._round()):
+            for _ in steps:
+                pass
+        self._steps = iter(())
+        before = log.epoch
+        for feed in self.feeds:
+            if feed.lane is not None:
+                self.lanes.leave(feed, log.head)
+            if position.epoch != before:
+                feed.restart(before)
+        log.restart(*position)
+        for event in latest:
+            log.remember(event)
+        self._replay.clear()
+        for feed in self.feeds:
+            self._read_on(feed)
+
     def expire(self, now: int) -> None:
         """Let go of what has become too old at `now`, in ms since 1970. To be called often."""
         self.log.expire(now)

@@ -23,7 +23,7 @@ from collections.abc import (
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple, Self
 
-from twinwire.brokers import connect
+from twinwire.brokers import Config, connect
 from twinwire.commands import Caller, Commands, Handler
 from twinwire.core.event import Draft, Event, Position, check_channel, draft
 from twinwire.core.feed import Feed, Gap, Mode, Start, knows
@@ -96,18 +96,16 @@ class Hub:
         self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
         self.running = False
         self._draining: asyncio.Task[None] | None = None
-        self._broker = connect(broker or settings.broker)
+        self._broker = connect(broker or settings.broker, _config(settings))
         self._expiring: asyncio.TimerHandle | None = None
 
     # Beginning and end
 
     async def start(self) -> None:
         """Open the broker and begin. Raises `BrokerError`."""
-        position = await self._broker.open(self._deliver)
         settings = self.settings
         self.log = Log(
-            position.epoch,
-            after=position.seq,
+            0,
             retention=settings.retention(),
             rules=settings.retention_rules(),
             channels_max=settings.log_channels,
@@ -121,6 +119,7 @@ class Hub:
             write_timeout=settings.write_timeout,
             buffered_bytes=settings.buffered_bytes,
         )
+        await self._broker.open(_Tail(self))
         self.running = True
         _running.add(self)
         self._expire()
@@ -199,15 +198,25 @@ class Hub:
         key: str | None = None,
         type: str | None = None,
         tags: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
     ) -> Position:
         """Publish one event and return its position.
 
         `data` is anything that JSON can hold, `str` for text, `bytes` for bytes, or `msgspec.Raw`
-        for JSON that is encoded already. Raises `BadChannel`, `BadEvent`, `TooLarge`, `NotRunning`
-        and `BrokerError`.
+        for JSON that is encoded already. Published again under its `idempotency_key` within the
+        window of the settings, it is not published twice: the position is the first one's. Raises
+        `BadChannel`, `BadEvent`, `TooLarge`, `NotRunning` and `BrokerError`.
         """
         limit = self.settings.event_max_bytes
-        event = draft(channel, data, key=key, type=type, tags=tags, max_bytes=limit)
+        event = draft(
+            channel,
+            data,
+            key=key,
+            type=type,
+            tags=tags,
+            idempotency_key=idempotency_key,
+            max_bytes=limit,
+        )
         return (await self.append([event]))[0]
 
     async def append(self, drafts: Sequence[Draft]) -> list[Position]:
@@ -229,9 +238,6 @@ class Hub:
             fanout.ahead >= settings.publish_ahead
             or fanout.ahead_bytes >= settings.publish_ahead_bytes
         )
-
-    def _deliver(self, events: Sequence[Event]) -> None:
-        self.fanout.append(events)
 
     # Reading
 
@@ -316,6 +322,29 @@ class Hub:
     def _expire(self) -> None:
         self.fanout.expire(time.time_ns() // 1_000_000)
         self._expiring = asyncio.get_running_loop().call_later(_EXPIRE_SECONDS, self._expire)
+
+
+def _config(settings: Settings) -> Config:
+    return Config(
+        warm=settings.retention(),
+        keep=settings.stored(),
+        keys_max=settings.stored_keys,
+        wait=settings.broker_wait,
+        idempotency_window=settings.idempotency_window,
+        idempotency_keys=settings.idempotency_keys,
+        synchronous=settings.synchronous,
+    )
+
+
+class _Tail:
+    """What the broker tells goes to the fan-out."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.begin = hub.fanout.restart
+        self.deliver = hub.fanout.append
+
+    def hear(self, notice: bytes) -> None:
+        """Nodes have nothing to tell each other."""
 
 
 def starting(since: Position | str | None) -> Position | Start:

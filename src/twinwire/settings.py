@@ -130,6 +130,51 @@ class Settings(BaseModel):
         ge=1,
         description="Keys known of one channel. Over it the longest quiet key is forgotten.",
     )
+    stored_events: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Events that a broker other than memory:// keeps, about. Older ones are "
+        "evicted. Clients that come back to positions beyond `log_events` get them from there.",
+    )
+    stored_bytes: int = Field(default=1024 * MIB, ge=KIB, description="The same in bytes of data.")
+    stored_age: float = Field(
+        default=86_400.0, ge=0, description="The same in seconds; 0 is no limit."
+    )
+    stored_keys: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Keys of all channels whose newest events the broker keeps beyond that. Over "
+        "it the longest quiet ones are forgotten.",
+    )
+    read_back_events: int = Field(
+        default=10_000,
+        ge=0,
+        description="Events read from the broker, at most, for a client that comes back to a "
+        "position older than this node's memory. What is older still is evicted: a gap.",
+    )
+    broker_wait: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that a publish waits for a broker that cannot be reached. Then: 503.",
+    )
+    idempotency_window: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds in which an event published again under its idempotency key is not "
+        "published twice.",
+    )
+    idempotency_keys: int = Field(
+        default=100_000,
+        ge=1,
+        description="Idempotency keys that memory:// and sqlite:// remember. Over it the oldest "
+        "are forgotten.",
+    )
+    synchronous: Literal["off", "normal", "full", "extra"] = Field(
+        default="normal",
+        description="What SQLite does before a publish is acknowledged: see `PRAGMA synchronous`. "
+        "With normal, what was acknowledged survives the end of the process, but perhaps not that "
+        "of the machine; with full that too.",
+    )
     channels: tuple[ChannelRule, ...] = Field(
         default=(),
         description="Rules for channel patterns, [[channels]] in the file; first match counts.",
@@ -348,6 +393,10 @@ class Settings(BaseModel):
     def retention(self) -> Retention:
         """Retention of the whole log."""
         return Retention(self.log_events, self.log_bytes, int(self.log_age * 1000))
+
+    def stored(self) -> Retention:
+        """What a broker keeps."""
+        return Retention(self.stored_events, self.stored_bytes, int(self.stored_age * 1000))
 
     def retention_rules(self) -> list[tuple[Pattern, Retention]]:
         """Retention by channel pattern."""

@@ -1,7 +1,6 @@
 """The memory broker keeps the contract."""
 
 import time
-from collections.abc import Sequence
 
 import pytest
 
@@ -9,27 +8,15 @@ from twinwire.brokers import connect
 from twinwire.brokers.memory import MemoryBroker
 from twinwire.core.event import Draft, Event, Kind, Position, Publisher
 from twinwire.errors import BadSettings, BrokerError
+from twinwire.testing.heard import Heard
 
 DRAFT = Draft("a", b"1")
 
 
-class Tail:
-    """Takes what is delivered, and how it came together."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Event]] = []
-
-    def __call__(self, events: Sequence[Event]) -> None:
-        self.batches.append(list(events))
-
-    @property
-    def events(self) -> list[Event]:
-        return [event for batch in self.batches for event in batch]
-
-
 async def test_events_get_neighbouring_positions_in_the_order_given() -> None:
-    broker, tail = MemoryBroker(), Tail()
-    start = await broker.open(tail)
+    broker, tail = MemoryBroker(), Heard()
+    await broker.open(tail)
+    start = tail.position
     one = await broker.append([DRAFT])
     more = await broker.append([Draft("b", b"2"), Draft("a", b"3")])
     assert one + more == [Position(start.epoch, start.seq + n) for n in (1, 2, 3)]
@@ -38,14 +25,14 @@ async def test_events_get_neighbouring_positions_in_the_order_given() -> None:
 
 
 async def test_what_is_appended_is_delivered_before_its_position_is_known() -> None:
-    broker, tail = MemoryBroker(), Tail()
+    broker, tail = MemoryBroker(), Heard()
     await broker.open(tail)
     (position,) = await broker.append([DRAFT])
     assert [event.position for event in tail.events] == [position]
 
 
 async def test_events_of_one_append_are_delivered_together() -> None:
-    broker, tail = MemoryBroker(), Tail()
+    broker, tail = MemoryBroker(), Heard()
     await broker.open(tail)
     await broker.append([DRAFT] * 3)
     await broker.append([])
@@ -54,8 +41,9 @@ async def test_events_of_one_append_are_delivered_together() -> None:
 
 
 async def test_an_event_is_its_draft_with_a_position_and_a_time() -> None:
-    broker, tail = MemoryBroker(), Tail()
-    start = await broker.open(tail)
+    broker, tail = MemoryBroker(), Heard()
+    await broker.open(tail)
+    start = tail.position
     publisher = Publisher(client="c")
     draft = Draft("a", b"\xff", Kind.BYTES, "key", "type", {"t": "v"}, publisher)
     before = time.time_ns() // 1_000_000
@@ -69,11 +57,13 @@ async def test_an_event_is_its_draft_with_a_position_and_a_time() -> None:
 
 
 async def test_a_broker_that_is_opened_again_goes_on_after_its_last_position() -> None:
-    broker, tail = MemoryBroker(), Tail()
-    start = await broker.open(tail)
+    broker, tail = MemoryBroker(), Heard()
+    await broker.open(tail)
+    start = tail.position
     await broker.append([DRAFT])
     await broker.close()
-    assert await broker.open(tail) == Position(start.epoch, start.seq + 1)
+    await broker.open(tail)
+    assert tail.begins[-1] == (Position(start.epoch, start.seq + 1), [])
     assert await broker.append([DRAFT]) == [Position(start.epoch, start.seq + 2)]
 
 
@@ -81,7 +71,7 @@ async def test_a_broker_that_is_not_open_refuses() -> None:
     broker = MemoryBroker()
     with pytest.raises(BrokerError, match="not open"):
         await broker.append([DRAFT])
-    await broker.open(Tail())
+    await broker.open(Heard())
     await broker.close()
     with pytest.raises(BrokerError, match="not open"):
         await broker.append([DRAFT])

@@ -101,7 +101,7 @@ def test_a_broadcast_to_one_bad_channel_publishes_to_none(
         ({"channel": "a", "data": 1, "tags": {"a": "\r"}}, 107, "bad tag"),
         ({"channel": "a", "b64data": "?"}, 107, "not base64"),
         ({"channel": "a", "b64data": "é"}, 107, "not base64"),
-        ({"channel": "a", "data": 1, "idempotency_key": "x"}, 108, "idempotency_key"),
+        ({"channel": "a", "data": 1, "idempotency_key": "x\n"}, 107, "idempotency_key"),
     ],
 )
 def test_an_event_that_cannot_be_published_is_an_error_that_says_why(

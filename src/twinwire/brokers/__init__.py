@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from twinwire.brokers.base import Broker
+from twinwire.brokers.base import Broker as Broker
+from twinwire.brokers.base import Config as Config
 from twinwire.errors import BadSettings
 
 
-def connect(url: str) -> Broker:
+def connect(url: str, config: Config = Config()) -> Broker:  # noqa: B008 (an immutable tuple)
     """The broker that `url` names, not yet open. Raises `BadSettings` for one that is unknown."""
     scheme = url.partition(":")[0]
     if scheme == "memory":
         from twinwire.brokers.memory import MemoryBroker
 
-        return MemoryBroker()
+        return MemoryBroker(config)
     raise BadSettings(f"broker: {scheme or url!r} is not known; known are: memory://")

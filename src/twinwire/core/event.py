@@ -92,6 +92,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     type: str | None = None
     tags: Mapping[str, str] | None = None
     publisher: Publisher | None = None
+    idempotency_key: str = ""
+    """Two drafts of one channel with one key are one event, however often it is published."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -140,6 +142,7 @@ def draft(
     type: str | None = None,
     tags: Mapping[str, str] | None = None,
     publisher: Publisher | None = None,
+    idempotency_key: str = "",
     max_bytes: int,
 ) -> Draft:
     """Check what is to be published and encode it, once.
@@ -171,7 +174,9 @@ def draft(
             raise BadEvent("type", f"{type!r} is one of the stream's own: {_listed(CONTROL_TYPES)}")
     # A copy: the publisher may go on to change its own.
     shared = _tags(tuple(tags.items())) if tags else None
-    return Draft(channel, raw, kind, key, type, shared, publisher)
+    if idempotency_key:
+        _field("idempotency_key", idempotency_key)
+    return Draft(channel, raw, kind, key, type, shared, publisher, idempotency_key)
 
 
 _BYTES: Final = (bytes, bytearray, memoryview)

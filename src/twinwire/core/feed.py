@@ -161,6 +161,18 @@ class Feed:
             self._latest = selection
         self._selection = selection
 
+    def restart(self, epoch: int) -> None:
+        """The log, whose epoch was `epoch`, is another one now. The feed must be out of its lane.
+
+        Its position becomes a gap.
+        """
+        assert self.lane is None
+        if self.foreign is None:
+            self.foreign = Position(epoch, self.position)
+        self.position = 0
+        self.ahead.clear()
+        self.declared.clear()
+
     def begins(self, log: Log) -> Position:
         """The position to tell the client at the start of its stream."""
         return self.foreign or Position(log.epoch, self.position)

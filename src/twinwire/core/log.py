@@ -56,6 +56,20 @@ class Stretch(NamedTuple):
     reached: int
 
 
+class Earlier(NamedTuple):
+    """Events from before what a log holds, for one reader."""
+
+    begin: int
+    """The `seq` after which nothing is missing in here: the one that was asked for, or a later one
+    if what followed it is gone."""
+
+    events: list[Event]
+    """In order."""
+
+    reached: int
+    """The `seq` up to which these are all."""
+
+
 class _Channel:
     """One channel: its events (`first` and on in the list), what it has lost, its newest by key."""
 
@@ -112,13 +126,17 @@ class Log:
         forgotten. `keys_max` bounds the keys of one channel: over it the one longest without an
         event is forgotten, which is a gap for readers of `latest` from before that event.
         """
-        self.epoch = epoch
-        self.head = after
-        self.floor = after
         self.retention = retention
         self.rules = rules
         self.channels_max = channels_max
         self.keys_max = keys_max
+        self.restart(epoch, after)
+
+    def restart(self, epoch: int, after: int) -> None:
+        """Forget everything: an empty log that begins after `(epoch, after)`."""
+        self.epoch = epoch
+        self.head = after
+        self.floor = after
         self.bytes = 0
         # Those longest without an event come first.
         self._channels: OrderedDict[str, _Channel] = OrderedDict()
@@ -163,6 +181,18 @@ class Log:
         if channel.retention is not None:
             self._trim_channel(channel, event.time)
         self._trim(event.time)
+
+    def remember(self, event: Event) -> None:
+        """Take the newest event of a key, from before the log's beginning.
+
+        In order, and before anything is appended.
+        """
+        assert event.seq <= self.floor
+        channel = self._channels.get(event.channel) or self._open(event.channel)
+        self._channels.move_to_end(event.channel)
+        channel.latest[event.key] = event
+        if len(channel.latest) > self.keys_max:
+            channel.keys_lost = channel.latest.pop(next(iter(channel.latest))).seq
 
     def expire(self, now: int) -> None:
         """Evict what is too old at `now` (ms since 1970), in quiet channels too."""

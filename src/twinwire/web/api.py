@@ -190,8 +190,6 @@ class Api:
         return self._methods[name]
 
     def _draft(self, channel: str, content: _Content) -> Draft:
-        if content.idempotency_key:
-            raise Refusal.NOT_AVAILABLE.error("idempotency_key is not available")
         data: Any = content.data
         if content.b64data is not None:
             try:
@@ -206,6 +204,7 @@ class Api:
             key=content.key,
             type=content.type,
             tags=content.tags,
+            idempotency_key=content.idempotency_key,
             max_bytes=self._hub.settings.event_max_bytes,
         )
 
