@@ -160,8 +160,8 @@ class Settings(BaseModel):
     idempotency_window: float = Field(
         default=300.0,
         gt=0,
-        description="Seconds in which an event published again under its idempotency key is not "
-        "published twice.",
+        description="Seconds that an idempotency key is remembered: an event published again under "
+        "it is not published twice. Then it is a new one.",
     )
     idempotency_keys: int = Field(
         default=100_000,

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from twinwire.core.event import Draft, Event, Position, Selection
-from twinwire.core.log import Earlier, Retention
+from twinwire.core.feed import Earlier
+from twinwire.core.log import Retention
 
 
 class Config(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from twinwire.brokers.base import Config, Tail
 from twinwire.brokers.idempotency import Window
 from twinwire.core.event import Draft, Event, Position, Selection
-from twinwire.core.log import Earlier
+from twinwire.core.feed import Earlier
 from twinwire.errors import BrokerError
 
 

@@ -57,6 +57,20 @@ class Start(Enum):
     """With the oldest retained event. What is older was not asked for and is no gap."""
 
 
+class Earlier(NamedTuple):
+    """Events from before what the log holds, for one reader."""
+
+    begin: int
+    """The `seq` after which nothing is missing in here: the one that was asked for, or a later one
+    if what followed it is gone."""
+
+    events: list[Event]
+    """In order."""
+
+    reached: int
+    """The `seq` up to which these are all."""
+
+
 class Feed:
     """One subscriber. `sink` is whatever the outside knows it by."""
 

@@ -56,20 +56,6 @@ class Stretch(NamedTuple):
     reached: int
 
 
-class Earlier(NamedTuple):
-    """Events from before what a log holds, for one reader."""
-
-    begin: int
-    """The `seq` after which nothing is missing in here: the one that was asked for, or a later one
-    if what followed it is gone."""
-
-    events: list[Event]
-    """In order."""
-
-    reached: int
-    """The `seq` up to which these are all."""
-
-
 class _Channel:
     """One channel: its events (`first` and on in the list), what it has lost, its newest by key."""
 
