@@ -247,6 +247,23 @@ STORM = Scenario(
     quick={"reps": 1, "wires": ("sse",)},
 )
 
+_LOOPS = ("twinwire", "twinwire+asyncio", "twinwire+rloop", "twinwire+leviathan")
+
+LOOPS = dataclasses.replace(
+    FIREHOSE,
+    name="loops",
+    title="Event loops: the firehose's {clients:,} clients at {rate:,.0f} events/s",
+    how="steady",
+    rate=1000,
+    servers=_LOOPS,
+    columns=("server s/million", "million/s", "p50 ms", "p99 ms", "others' cores"),
+    load={"check_every": 10},
+    goals=(),
+    plots=(Plot(("server s/million", "p99 ms")),),
+    note="What twinwire runs on by default is uvloop.",
+    quick={"reps": 1, "seconds": 2, "wires": ("sse",)},
+)
+
 COMPRESSION = Scenario(
     name="compression",
     title="g. Compression: {clients:,} clients of the market at {rate:,.0f} ticks/s, with and"
@@ -359,6 +376,7 @@ SCENARIOS: dict[str, Scenario] = {
         COMMANDS,
         IDLE,
         STORM,
+        LOOPS,
         COMPRESSION,
         FIREHOSE_TLS,
         MARKET_TLS,

@@ -3,6 +3,7 @@
 All are described as a `Peer`. The names are those that --servers takes:
 
     twinwire          this working tree
+    twinwire+LOOP     this working tree on another event loop: asyncio, uvloop, rloop, leviathan
     twinwire@PATH     another one: its directory, its `src`, or a Python in which it is installed
     batch, paced, naive  the C server of floor.c
     NAME              one of bench/peers
@@ -11,6 +12,7 @@ All are described as a `Peer`. The names are those that --servers takes:
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -27,18 +29,19 @@ WIRES = ("sse", "ws")
 def find(name: str, settings: Mapping[str, object], *, tls: bool = False) -> Peer:
     """What is called so; `settings` are twinwire's. Raises `BenchError`."""
     program, _, place = name.partition("@")
+    program, _, loop = program.partition("+")
     if program == "twinwire":
-        return _twinwire(name, place, settings, tls)
+        return _twinwire(name, place, settings, tls, loop)
     if name in lib.FLOORS:
         return _floor(name, tls)
     if name in PEERS:
         return PEERS[name]
-    known = ["twinwire", "twinwire@PATH", *lib.FLOORS, *PEERS]
+    known = ["twinwire", "twinwire+LOOP", "twinwire@PATH", *lib.FLOORS, *PEERS]
     raise lib.BenchError(f"there is no server {name}: {', '.join(known)}")
 
 
-def _twinwire(name: str, place: str, settings: Mapping[str, object], tls: bool) -> Peer:
-    python, env = sys.executable, {}
+def _twinwire(name: str, place: str, settings: Mapping[str, object], tls: bool, loop: str) -> Peer:
+    python, env = sys.executable, {"BENCH_LOOP": loop} if loop else {}
     path = Path(place).resolve()
     if place and path.is_dir():
         env["PYTHONPATH"] = str(path / "src" if (path / "src").is_dir() else path)
@@ -55,6 +58,8 @@ def _twinwire(name: str, place: str, settings: Mapping[str, object], tls: bool) 
     server = lib.Server(name, argv, env)
 
     def missing() -> str:
+        if loop and importlib.util.find_spec(loop) is None:
+            return f"the package {loop} is not installed"
         unknown = sorted(set(wanted) - _settings(python, env.get("PYTHONPATH", "")))
         return f"this twinwire has no setting {', '.join(unknown)}" if unknown else ""
 

@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position
-from twinwire.core.feed import Feed, Mode, Recovery, Start, subscribe
+from twinwire.core.feed import Feed, Mode, Start
 from twinwire.core.lane import Lanes
 from twinwire.core.log import Log
+from twinwire.core.recovery import Recovery, subscribe
 from twinwire.core.replay import Replay
 from twinwire.errors import Closed, CloseReason
 from twinwire.wires.objects import OBJECTS
@@ -32,6 +33,10 @@ _log = logging.getLogger("twinwire")
 _ANSWERED: Final = 4 * 1024
 """Bytes of missed events, about, that the answer to a subscription holds. What goes beyond is read
 like everything else that a feed is behind with: shared with others who have missed the same."""
+
+
+_STEP: Final = 8
+"""Writes between two looks at the clock."""
 
 
 class Sink(Protocol):
@@ -173,7 +178,7 @@ class Fanout:
     def subscribe(
         self, feed: Feed, selector: str, mode: Mode, since: Position | Start | None
     ) -> Recovery:
-        """Add a channel or pattern to an attached feed; see `twinwire.core.feed.subscribe`.
+        """Add a channel or pattern to an attached feed; see `twinwire.core.recovery`.
 
         What the result does not hold is written after the caller's next writes.
         """
@@ -249,13 +254,17 @@ class Fanout:
                 self._read_on(feed)
         # Each goes with the bytes that it holds as soon as it is written.
         cuts.reverse()
+        written = 0
         while cuts:
             cut = cuts.pop()
-            data = cut.data
+            data, lane, position, broken = cut.data, cut.lane, cut.position, cut.broken
             for feed in cut.members:
-                if cut.awaited_by(feed):
-                    self._give(feed, data, cut.position, cut.broken)
-                yield
+                # As `Cut.awaited_by`: a call here costs a tenth of the whole.
+                if feed.lane is lane and feed.position < position:
+                    self._give(feed, data, position, broken)
+                written += 1
+                if not written % _STEP:
+                    yield
         now = time.perf_counter()
         until = now + max(self._slice, now - begun)
         for _ in range(len(self._behind)):

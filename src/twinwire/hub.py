@@ -11,26 +11,27 @@ import logging
 import random
 import time
 import weakref
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Mapping,
     Sequence,
 )
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple, Self
 
-from twinwire.brokers import Config, connect
+from twinwire.brokers import Broker, Config, connect
 from twinwire.commands import Caller, Commands, Handler
-from twinwire.core.event import Draft, Event, Position, check_channel, draft
-from twinwire.core.feed import Feed, Gap, Mode, Start, knows
+from twinwire.core.event import Draft, Event, Position, Selection, check_channel, draft
+from twinwire.core.feed import Earlier, Feed, Mode, Start, knows
 from twinwire.core.grants import Grants
 from twinwire.core.log import OVERHEAD, Log
-from twinwire.errors import Closed, CloseReason, Lost, NotRunning, Refusal
+from twinwire.errors import BrokerError, CloseReason, NotRunning, Refusal
 from twinwire.fanout import Fanout
+from twinwire.iterator import Iterator
 from twinwire.settings import Settings
 from twinwire.signals import at_end
 from twinwire.wires.objects import OBJECTS
@@ -38,11 +39,11 @@ from twinwire.wires.objects import OBJECTS
 _log = logging.getLogger("twinwire")
 
 _EXPIRE_SECONDS = 1.0
+_READING = 4
+"""How many may read back from the broker at once; others wait."""
+
 _DRAIN_STEP = 0.05
 """Seconds below which two clients are told to come back in one go."""
-
-_ITERATOR_EVENTS = 1024
-"""Events that wait for a subscriber in the process before it counts as full."""
 
 
 class Past(NamedTuple):
@@ -59,7 +60,6 @@ class Past(NamedTuple):
 Authorize = Callable[[Any], Awaitable[Grants | None]]
 """Decides what a connection may do; see `Hub`."""
 
-
 _running: weakref.WeakSet[Hub] = weakref.WeakSet()
 """The hubs of this process that run."""
 
@@ -74,13 +74,15 @@ class Hub:
 
     def __init__(
         self,
-        broker: str | None = None,
+        broker: str | Broker | None = None,
         *,
         authorize: Authorize | None = None,
         settings: Settings | None = None,
         **overrides: Any,
     ) -> None:
-        """`broker` is a URL; `overrides` are settings by name. Raises `BadSettings`.
+        """`broker` is a URL, or one of your own; `overrides` are settings by name.
+
+        Raises `BadSettings`.
 
         `authorize` is asked for every connection that wants a stream, before it is answered: with
         Starlette's `HTTPConnection` (a `Request` or a `WebSocket`), for what it may do, or None to
@@ -96,8 +98,11 @@ class Hub:
         self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
         self.running = False
         self._draining: asyncio.Task[None] | None = None
-        self._broker = connect(broker or settings.broker, _config(settings))
+        if broker is None or isinstance(broker, str):
+            broker = connect(broker or settings.broker, _config(settings))
+        self._broker = broker
         self._expiring: asyncio.TimerHandle | None = None
+        self._reading = asyncio.Semaphore(_READING)
 
     # Beginning and end
 
@@ -255,9 +260,11 @@ class Hub:
         """
         if not self.running:
             raise NotRunning
-        sink = _Iterator(self.fanout)
+        sink = Iterator(self.fanout)
         feed = sink.feed = Feed(OBJECTS, sink)
-        feed.start(channels, Mode(mode), starting(since), self.log)
+        start = starting(since)
+        earlier = await self.earlier(channels, Mode(mode), start)
+        feed.start(channels, Mode(mode), start, self.log, earlier)
         self.fanout.attach(feed)
         try:
             while True:
@@ -296,6 +303,43 @@ class Hub:
             sizes = accumulate(len(event.data) + OVERHEAD for event in events[:-1])
             count = min(count, 1 + sum(1 for _ in takewhile(max_bytes.__gt__, sizes)))
         return Past(events[:count], log.position, more=count < len(events))
+
+    async def earlier(
+        self, selectors: Iterable[str], mode: Mode, since: Position | Start | None
+    ) -> Earlier | None:
+        """What the broker has of the time between `since` and this node's memory, if it is needed;
+        `read_back_events` at most. Raises `BadChannel`."""
+        selection, log = Selection(selectors), self.log
+        gone = self.forgotten(selection, mode, since)
+        if not gone:
+            return None
+        assert isinstance(since, Position)
+        limit = self.settings.read_back_events
+        # Somewhat further than to what is gone: meanwhile more of it goes.
+        upto = min(log.head, gone + limit // 4)
+        try:
+            async with self._reading:
+                earlier = await self._broker.read(selection, since.seq, upto, limit)
+        except BrokerError as error:
+            _log.warning("cannot read back: %s", error)
+            return None
+        return earlier if earlier.begin < gone and self.log.epoch == since.epoch else None
+
+    def forgotten(
+        self, selectors: Iterable[str], mode: Mode, since: Position | Start | None
+    ) -> int:
+        """Up to which `seq` events after `since` are out of this node's memory, but may be read
+        back (`earlier`); 0 if none are."""
+        log = self.log
+        if (
+            mode is not Mode.EVERY
+            or not isinstance(since, Position)
+            or not knows(log, since)
+            or not self.settings.read_back_events
+        ):
+            return 0
+        gone = max(map(log.evicted, selectors), default=0)
+        return gone if gone > since.seq else 0
 
     def holds(self, selector: str, since: Position | Start | None) -> bool:
         """Whether everything of `selector` after `since` is still in the log."""
@@ -354,42 +398,3 @@ def starting(since: Position | str | None) -> Position | Start:
     if isinstance(since, str):
         return Start.EARLIEST if since == Start.EARLIEST.value else Position.parse(since)
     return since
-
-
-class _Iterator:
-    """The sink of a subscriber in the process."""
-
-    def __init__(self, fanout: Fanout) -> None:
-        self.full = False
-        self.feed: Feed | None = None
-        self._fanout = fanout
-        self._waiting: deque[Event | Gap] = deque()
-        self._arrived = asyncio.Event()
-        self._closed: CloseReason | None = None
-
-    def write(self, data: list[Event | Gap]) -> None:
-        self._waiting.extend(data)
-        self.full = len(self._waiting) >= _ITERATOR_EVENTS
-        self._arrived.set()
-
-    def waiting(self) -> None:
-        return None
-
-    def close(self, reason: CloseReason) -> None:
-        self._closed = reason
-        self._arrived.set()
-
-    async def next(self) -> Event:
-        while not self._waiting:
-            if self._closed is not None:
-                raise Closed(self._closed)
-            self._arrived.clear()
-            await self._arrived.wait()
-        item = self._waiting.popleft()
-        if self.full and not self._waiting:
-            self.full = False
-            assert self.feed is not None
-            self._fanout.drained(self.feed)
-        if isinstance(item, Gap):
-            raise Lost(str(item.begin), str(item.end), item.why.value)
-        return item

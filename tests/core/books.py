@@ -9,7 +9,8 @@ from typing import NamedTuple
 from tests.core.samples import EPOCH, event, selected
 from tests.core.wires import Part, TestWire
 from twinwire.core.event import Event, Position
-from twinwire.core.feed import Feed, Gap, Mode, Recovery, Why
+from twinwire.core.feed import Feed, Gap, Mode, Why
+from twinwire.core.recovery import Recovery
 
 
 class Truth:

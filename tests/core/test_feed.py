@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.core.samples import EPOCH, event, selectors
 from tests.core.wires import Part, TestWire, stream, subscriptions
 from twinwire.core.event import Pattern, Position, Selection
-from twinwire.core.feed import Feed, Gap, Mode, Start, Why, knows, subscribe
+from twinwire.core.feed import Feed, Gap, Mode, Start, Why, knows
 from twinwire.core.lane import Lanes
 from twinwire.core.log import OVERHEAD, Log, Retention
+from twinwire.core.recovery import subscribe
 from twinwire.errors import BadChannel, Closed, CloseReason
 
 ENOUGH = 1 << 40

@@ -25,9 +25,10 @@ from tests.core.books import Answer, Beat, Begun, Book, Client, Ended, Truth
 from tests.core.samples import CHANNELS, EPOCH, KEYS, PATTERNS, channels, selectors
 from tests.core.wires import Encoding, Part, TestWire
 from twinwire.core.event import Pattern, Position, Selection
-from twinwire.core.feed import Feed, Gap, Mode, Start, Why, subscribe
+from twinwire.core.feed import Feed, Gap, Mode, Start, Why
 from twinwire.core.lane import Cut, Lane, Lanes, ordered
 from twinwire.core.log import OVERHEAD, Log, Retention
+from twinwire.core.recovery import subscribe
 from twinwire.core.replay import Replay
 from twinwire.errors import Closed, CloseReason
 

@@ -7,20 +7,24 @@
    key where the mode is `latest`, or declared in a gap.
 4. `ahead` holds the selectors that have been served beyond the feed's position: those whose
    subscription began, or was recovered, further on. They are left out of the reading up to there.
-5. A gap is declared before what follows it, and once: `declared` is how far each selector's have
+5. What lies before the log's memory it reads from `earlier`, if the outside has fetched that.
+6. A gap is declared before what follows it, and once: `declared` is how far each selector's have
    been told. The retained events inside of it are still delivered.
-6. What changes a feed's channels takes it out of its lane first; it goes on from its position.
+7. What changes a feed's channels takes it out of its lane first; it goes on from its position.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from enum import Enum
+from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from twinwire.core.event import Event, Position, Selection
 from twinwire.core.lane import Lane, Lanes
-from twinwire.core.log import Log
+from twinwire.core.log import Log, take
 from twinwire.core.replay import Replay
 from twinwire.core.wire import Gap as Gap
 from twinwire.core.wire import Why as Why
@@ -29,6 +33,11 @@ from twinwire.errors import Closed, CloseReason
 
 PACE_MAX: Final = 3_600_000
 """The longest time in ms between what a paced feed is told."""
+
+EVENT: Final = 230
+"""Bytes of memory of an event besides its data, about."""
+
+_SEQ: Final = attrgetter("seq")
 
 _NOTHING: Final = Selection()
 
@@ -76,7 +85,8 @@ class Feed:
 
     __slots__ = (
         "__weakref__", "_begun", "_changes", "_fresh", "_latest", "_selection", "ahead", "cost",
-        "count", "declared", "foreign", "lane", "pace", "position", "sink", "strict", "wire",
+        "count", "declared", "earlier", "foreign", "lane", "pace", "position", "sink", "strict",
+        "wire",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +119,7 @@ class Feed:
         self._changes: dict[str, Mode | None] = {}
         self.position = 0
         self.foreign: Position | None = None
+        self.earlier: Earlier | None = None
         self.declared: dict[str, int] = {}
         self.ahead: dict[str, int] = {}
         self.lane: Lane | None = None
@@ -118,11 +129,17 @@ class Feed:
         self._fresh = pace > 0
 
     def start(
-        self, selectors: Iterable[str], mode: Mode, since: Position | Start, log: Log
+        self,
+        selectors: Iterable[str],
+        mode: Mode,
+        since: Position | Start,
+        log: Log,
+        earlier: Earlier | None = None,
     ) -> None:
         """Select channels and begin after `since`. Raises `BadChannel`.
 
-        A position that is not this log's becomes a gap.
+        A position that is not this log's becomes a gap. `earlier` has events of exactly these
+        channels, from `since` on.
         """
         self._selection = Selection(selectors)
         self.count = len(self._selection)
@@ -132,6 +149,8 @@ class Feed:
         if isinstance(since, Position):
             if knows(log, since):
                 self.position = since.seq
+                if earlier is not None:
+                    self.take(earlier)
             else:
                 self.foreign = since
         elif since is Start.EARLIEST or mode is Mode.LATEST:
@@ -139,6 +158,12 @@ class Feed:
             self.declared = {s: self._lost(s, log) for s in self.selection}
         else:
             self.position = log.head
+
+    def take(self, earlier: Earlier) -> None:
+        """Read these first: what its selectors, of mode `every`, had before the log's memory."""
+        assert not self.latest
+        self.earlier = earlier
+        self.cost += _weight(earlier)
 
     @property
     def selection(self) -> Selection:
@@ -184,6 +209,7 @@ class Feed:
         if self.foreign is None:
             self.foreign = Position(epoch, self.position)
         self.position = 0
+        self._leave_earlier()
         self.ahead.clear()
         self.declared.clear()
 
@@ -282,6 +308,8 @@ class Feed:
     def _lost(self, selector: str, log: Log) -> int:
         """The newest event of `selector` that this feed should have had and can have no more."""
         lost = log.keys_lost(selector) if selector in self.latest else log.evicted(selector)
+        if self.earlier is not None and self.earlier.reached >= lost:
+            lost = self.earlier.begin
         had = max(self.position, self.ahead.get(selector, 0), self.declared.get(selector, 0))
         return lost if lost > had else 0
 
@@ -291,6 +319,8 @@ class Feed:
         """The next parts, and what is joined already, for the selectors that are not ahead, up to
         where the next one is."""
         wire, behind, latest = self.wire, self.selection, self.latest
+        if self.earlier is not None:
+            return encoded(wire.encoding, self._read_earlier(self.earlier, limit), behind), b""
         if self.ahead:
             behind, latest = behind.without(self.ahead), latest.without(self.ahead)
             goal = min(goal, *self.ahead.values())
@@ -307,6 +337,18 @@ class Feed:
         if self.ahead:
             self.ahead = {s: seq for s, seq in self.ahead.items() if seq > self.position}
         return parts, packed
+
+    def _read_earlier(self, earlier: Earlier, limit: int) -> list[Event]:
+        begin = bisect_right(earlier.events, self.position, key=_SEQ)
+        events, self.position = take(islice(earlier.events, begin, None), earlier.reached, limit)
+        if self.position >= earlier.reached:
+            self._leave_earlier()
+        return events
+
+    def _leave_earlier(self) -> None:
+        if self.earlier is not None:
+            self.cost -= _weight(self.earlier)
+            self.earlier = None
 
 
 def _read(
@@ -325,6 +367,10 @@ def _read(
     return [both[seq] for seq in sorted(both)], reached
 
 
+def _weight(earlier: Earlier) -> int:
+    return sum(len(event.data) + EVENT for event in earlier.events)
+
+
 def _cost(selector: str) -> int:
     return _COST_SELECTOR + selector.__sizeof__()
 
@@ -332,53 +378,3 @@ def _cost(selector: str) -> int:
 def knows(log: Log, position: Position) -> bool:
     """Whether `position` is one of this log's: of its epoch, and not beyond its head."""
     return position.epoch == log.epoch and position.seq <= log.head
-
-
-class Recovery(NamedTuple):
-    """How a subscription begins: what it missed, whether that is all, and from where it goes on.
-
-    It goes on from the last of `events`, or from `start` without any. If that is not all, what is
-    missing lies before `start`.
-    """
-
-    events: list[Event]
-    recovered: bool
-    start: Position
-
-
-def subscribe(
-    feed: Feed,
-    selector: str,
-    mode: Mode,
-    since: Position | Start | None,
-    log: Log,
-    limit: int,
-) -> Recovery:
-    """Add `selector` to a feed that is out of its lane, recovering what came after `since`.
-
-    About `limit` bytes of missed events are returned; the feed goes on to deliver the rest. If
-    some of them are gone, a subscription to every event starts at the head with none, and one to
-    the latest starts anew with the newest of each key.
-    """
-    latest = mode is Mode.LATEST
-    lost = log.keys_lost(selector) if latest else log.evicted(selector)
-    known = since if isinstance(since, Position) and knows(log, since) else None
-    recovered = since is Start.EARLIEST or (known is not None and lost <= known.seq)
-    if since is Start.EARLIEST or (latest and not recovered):
-        after = 0
-    else:
-        after = known.seq if known is not None and recovered else log.head
-    read = log.read_latest if latest else log.read
-    events, reached = read(Selection((selector,)), after, log.head, limit)
-    feed.add(selector, mode, reached)
-    if since is Start.EARLIEST:
-        # What is gone was not asked for, and must not be missed after a reconnect either.
-        feed.declared[selector] = lost
-        after = min([lost, *(event.seq - 1 for event in events[:1])])
-    if recovered:
-        return Recovery(events, True, Position(log.epoch, after))
-    # The client knows now that it has not been told everything up to here. A snapshot may not have
-    # come as far as what is lost when the answer is full; the rest follows, and the client asks
-    # for it again from the last event it got.
-    feed.declared[selector] = lost
-    return Recovery(events, False, Position(log.epoch, max(reached, lost)))

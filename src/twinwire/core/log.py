@@ -195,7 +195,7 @@ class Log:
         """
         if after >= upto:
             return Stretch([], after)
-        return _take(self._after(after, self._select(selection)), upto, limit)
+        return take(self._after(after, self._select(selection)), upto, limit)
 
     def read_latest(self, selection: Selection, after: int, upto: int, limit: int) -> Stretch:
         """The newest event of every key that has changed after `after`, in order of position.
@@ -212,7 +212,7 @@ class Log:
                     break
                 changed.append(event)
         changed.sort(key=_SEQ)
-        return _take(iter(changed), upto, limit)
+        return take(iter(changed), upto, limit)
 
     def evicted(self, selector: str) -> int:
         """The newest `seq` that a reader of this channel or pattern can have lost; 0 for none."""
@@ -375,7 +375,8 @@ def _from(events: list[Event], start: int) -> Iterator[Event]:
         yield events[index]
 
 
-def _take(events: Iterable[Event], upto: int, limit: int) -> Stretch:
+def take(events: Iterable[Event], upto: int, limit: int) -> Stretch:
+    """The first of `events`, up to and with `upto` or about `limit` bytes; see `Log.read`."""
     taken: list[Event] = []
     size = 0
     for event in events:

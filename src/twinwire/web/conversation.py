@@ -23,7 +23,7 @@ from starlette.types import Receive
 from twinwire.commands import Caller
 from twinwire.core import effects as wants
 from twinwire.core import session as core
-from twinwire.core.event import Event, Publisher, draft
+from twinwire.core.event import Event, Position, Publisher, draft
 from twinwire.core.feed import Feed
 from twinwire.core.protocol import HistoryResult, Publication, Reply
 from twinwire.errors import (
@@ -196,8 +196,11 @@ class Conversation:
                 return self._subscribe(effect)
             case wants.Unsubscribe(id, selector):
                 for feed in self._feeds:
-                    if feed.selects(selector):
-                        hub.fanout.unsubscribe(feed, (selector,))
+                    if feed in hub.fanout.feeds:
+                        if feed.selects(selector):
+                            hub.fanout.unsubscribe(feed, (selector,))
+                    else:
+                        feed.drop((selector,))
                 if selector in self._streams:
                     self._streams.pop(selector).cancel()
                 return _said(session.unsubscribed(id))
@@ -212,6 +215,39 @@ class Conversation:
         return []
 
     def _subscribe(self, effect: wants.Subscribe) -> list[Reply]:
+        if self._hub.forgotten((effect.selector,), effect.mode, effect.since):
+            assert isinstance(effect.since, Position)
+            # It has the selector from now on, so that nobody subscribes to it again meanwhile.
+            feed = self._new_feed()
+            feed.add(effect.selector, effect.mode, effect.since.seq)
+            self._feeds.append(feed)
+            self._track(_begin(self._read_back(effect, feed)))
+            return []
+        return self._subscribe_now(effect)
+
+    async def _read_back(self, effect: wants.Subscribe, feed: Feed) -> None:
+        """Begin a subscription with what only the broker still has."""
+        since = effect.since
+        assert isinstance(since, Position)
+        earlier = await self._hub.earlier((effect.selector,), effect.mode, since)
+        if self.reason is not None:
+            return
+        if not feed.count:
+            gone = Refusal.NOT_AVAILABLE.error("not available: unsubscribed meanwhile")
+            return self._write([codec.encode(core.refusal(effect.id, gone))])
+        if earlier is not None and earlier.begin == since.seq:
+            feed.take(earlier)
+            self._hub.fanout.attach(feed)
+            said = _said(self._session.subscribed(effect, [], True, since))
+        else:
+            self._feeds.remove(feed)
+            try:
+                said = self._subscribe_now(effect)
+            except CommandError as error:
+                said = [core.refusal(effect.id, error)]
+        self._write([codec.encode(reply) for reply in said])
+
+    def _subscribe_now(self, effect: wants.Subscribe) -> list[Reply]:
         strict = effect.recovering and effect.strict
         if strict and not self._hub.holds(effect.selector, effect.since):
             raise Refusal.UNRECOVERABLE_POSITION.error()
@@ -251,7 +287,9 @@ class Conversation:
         return [codec.publication(event, selector) for event in events]
 
     def _start(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
-        task = _begin(self._finish(id, work))
+        self._track(_begin(self._finish(id, work)))
+
+    def _track(self, task: asyncio.Task[None]) -> None:
         if not task.done():
             if self._tasks is None:
                 self._tasks = set()

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from twinwire.core.event import Position
+from twinwire.core.event import Position, Selection
 from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
-from twinwire.errors import BadInput, BadPosition, CloseReason, Refusal
+from twinwire.errors import BadInput, BadPosition, CloseReason, NotRunning, Refusal
 from twinwire.hub import Hub, starting
 from twinwire.settings import Settings
 from twinwire.web.admission import EARLY, Admission, Crowded, Ending, Place, Refused
@@ -87,7 +87,7 @@ class SseEndpoint:
     async def _serve(self, request: Request, place: Place, receive: Receive, send: Send) -> None:
         """Answer the request."""
         hub, scope = self._hub, request.scope
-        answer = self._begin(request, place)
+        answer = await self._begin(request, place)
         if isinstance(answer, Response):
             return await answer(scope, receive, send)
         wanted, feed = answer
@@ -105,7 +105,7 @@ class SseEndpoint:
         sink.take()
         place.keep()
 
-    def _begin(self, request: Request, place: Place) -> tuple[_Wanted, Feed] | Response:
+    async def _begin(self, request: Request, place: Place) -> tuple[_Wanted, Feed] | Response:
         """What the request asks for and the feed of it, or why not."""
         hub = self._hub
         if request.method not in ("GET", "HEAD"):
@@ -116,15 +116,18 @@ class SseEndpoint:
             wanted = _parse(request, hub.settings)
             wire = _wire(wanted, chunked=False)
             feed = Feed(wire, pace=wanted.pace, strict=hub.settings.closes_slow)
-            feed.start(wanted.channels, wanted.mode, wanted.since, hub.log)
+            for channel in Selection(wanted.channels):
+                if not place.grants.may_subscribe(channel):
+                    message = f"permission denied: {channel[:64]}"
+                    return refusal(Refusal.PERMISSION_DENIED.code, message, 403)
+            earlier = await hub.earlier(wanted.channels, wanted.mode, wanted.since)
+            feed.start(wanted.channels, wanted.mode, wanted.since, hub.log, earlier)
         except BadInput as error:
             return refusal(Refusal.BAD_REQUEST.code, str(error), 400)
         except NotAcceptable:
             return refusal(Refusal.BAD_REQUEST.code, "accept-encoding allows nothing", 406)
-        for channel in feed.selection:
-            if not place.grants.may_subscribe(channel):
-                message = f"permission denied: {channel[:64]}"
-                return refusal(Refusal.PERMISSION_DENIED.code, message, 403)
+        if earlier is not None and not hub.accepting:
+            return self._later(request, str(NotRunning()), CloseReason.SHUTDOWN)
         if not hub.has_room(feed.cost):
             why = "not available: this server has no room for more subscriptions (feeds_bytes)"
             return self._later(request, why, CloseReason.FORCE_RECONNECT)
