@@ -247,7 +247,7 @@ STORM = Scenario(
     quick={"reps": 1, "wires": ("sse",)},
 )
 
-_LOOPS = ("twinwire", "twinwire+asyncio", "twinwire+rloop", "twinwire+leviathan")
+_LOOPS = ("twinwire", "twinwire+asyncio", "twinwire+rloop")
 
 LOOPS = dataclasses.replace(
     FIREHOSE,

@@ -53,7 +53,7 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._paused = None
-        self._loop.add_reader(self._listener, self._ready)
+        self._loop.add_reader(self._listener.fileno(), self._ready)
 
     def _ready(self) -> None:
         """Somebody waits: take in a portion."""
@@ -74,7 +74,7 @@ class Acceptor:
     def _pause(self, error: OSError) -> None:
         _log.error("cannot accept connections for now: %s", error.strerror)
         self._portions.over()
-        self._loop.remove_reader(self._listener)
+        self._loop.remove_reader(self._listener.fileno())
         self._paused = self._loop.call_later(_PAUSE, self._resume)
 
     async def _open(self, connection: socket.socket) -> None:
@@ -87,7 +87,7 @@ class Acceptor:
         """Accept no more."""
         if self._paused is not None:
             self._paused.cancel()
-        self._loop.remove_reader(self._listener)
+        self._loop.remove_reader(self._listener.fileno())
 
     async def wait_closed(self) -> None:
         """Return when no connection is being opened any more."""
