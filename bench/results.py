@@ -85,7 +85,7 @@ def tabulate(scenario: Scenario, rows: Sequence[Row]) -> str:
         cells = [figures.spread(column, row.outcomes) for column in scenario.columns]
         cells.insert(1, f"{lib.median(shares):.3g}" if shares else "")
         if not row.outcomes:
-            cells[0] = f"– ({row.missing.splitlines()[0]})"
+            cells[0] = f"– ({next(iter(row.missing.splitlines()), 'not run')})"
         faults = lib.describe_faults(row.outcomes) if row.outcomes else ""
         lines.append([row.case.row, row.case.wire, *cells, faults])
     first_column, *others = scenario.columns

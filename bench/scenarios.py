@@ -247,7 +247,7 @@ STORM = Scenario(
     quick={"reps": 1, "wires": ("sse",)},
 )
 
-_LOOPS = ("twinwire", "twinwire+asyncio", "twinwire+rloop")
+_LOOPS = ("twinwire", "twinwire+asyncio")
 
 LOOPS = dataclasses.replace(
     FIREHOSE,

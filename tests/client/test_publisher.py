@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from tests.client.odd_server import (
+    Act,
     OddServer,
     after,
     answer,
@@ -271,3 +272,55 @@ async def test_what_cannot_be_meant_is_refused_before_it_is_sent() -> None:
         with pytest.raises(BadChannel):
             await publisher.send("", 1)
         assert server.bodies == []
+
+
+# Idempotent
+
+
+def keys(body: bytes) -> list[str]:
+    commands = msgspec.json.decode(body)["commands"]
+    return [command["publish"]["idempotency_key"] for command in commands]
+
+
+FAILED = answer(200, b'{"replies":[{"error":{"code":100,"message":"the broker is away"}}]}')
+
+
+@pytest.mark.parametrize(
+    "act",
+    [hang_up, answer(500), answer(504), FAILED],
+    ids=["no answer", "500", "504", "broker away"],
+)
+async def test_an_idempotent_publisher_sends_again_what_may_have_arrived(act: Act) -> None:
+    async with OddServer(publish, act, act, publish) as server:
+        async with Publisher(server.url, idempotent=True) as publisher:
+            await publisher.publish("a", 1)
+            assert await publisher.publish("a", 2) == Position(7, 2)
+        assert [events(body) for body in server.bodies] == [[1], [2], [2], [2]]
+        first, *same = [keys(body) for body in server.bodies]
+        assert same[0] == same[1] == same[2] != first
+
+
+async def test_it_is_in_doubt_when_its_patience_ends() -> None:
+    async with (
+        OddServer(publish, hang_up) as server,
+        Publisher(server.url, idempotent=True, patience=0.3) as publisher,
+    ):
+        await publisher.publish("a", 1)
+        with pytest.raises(InDoubt):
+            await publisher.publish("a", 2)
+
+
+async def test_each_event_has_a_key_of_its_own_and_publishers_share_none() -> None:
+    async with OddServer(publish) as server:
+        for _ in range(2):
+            async with Publisher(server.url, idempotent=True) as publisher:
+                for n in range(5):
+                    await publisher.send("a", n)
+        given = [key for body in server.bodies for key in keys(body)]
+        assert len(set(given)) == len(given) == 10
+
+
+async def test_an_event_that_a_servers_broker_failed_with_is_in_doubt() -> None:
+    async with OddServer(FAILED) as server, Publisher(server.url) as publisher:
+        with pytest.raises(InDoubt, match="the broker is away"):
+            await publisher.publish("a", 1)

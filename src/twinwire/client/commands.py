@@ -56,6 +56,7 @@ def publish(
     key: str | None = None,
     type: str | None = None,
     tags: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
 ) -> bytes:
     """The command that publishes one event. Raises `BadChannel`, and `BadEvent` for its data.
 
@@ -67,9 +68,8 @@ def publish(
         fields["b64data"] = bytes(data)
     else:
         fields["data"] = data
-    for name, value in (("key", key), ("type", type), ("tags", tags)):
-        if value is not None:
-            fields[name] = value
+    given = {"key": key, "type": type, "tags": tags, "idempotency_key": idempotency_key}
+    fields |= {name: value for name, value in given.items() if value is not None}
     try:
         return msgspec.json.encode({"publish": fields})
     except (TypeError, ValueError, RecursionError) as error:

@@ -47,10 +47,11 @@ class Refused(TwinwireError):
 
 
 class InDoubt(TwinwireError):
-    """The connection broke after `count` events were sent and before the answer to them came.
+    """`count` events were sent, and whether they were published is not known: the connection broke
+    before the answer came, or the server's broker failed.
 
-    They may have been published or not. They are not sent again, since that could publish them
-    twice and out of order.
+    They are not sent again, since that could publish them twice and out of order, but by an
+    idempotent `Publisher`, for which it is no risk.
     """
 
     def __init__(self, count: int, why: str) -> None:

@@ -3,7 +3,8 @@
 1. One batch is under way at a time, so events arrive in the order in which they were given. What is
    given meanwhile makes the next batch: nobody waits for a batch to fill.
 2. Nothing is sent twice that may have arrived. A batch is sent again only if no connection was made
-   or the server said that it took nothing of it.
+   or the server said that it took nothing of it. An idempotent publisher sends it again in every
+   case: its events carry keys, under which the server takes each of them once.
 3. When a batch fails, what waits behind it fails with it: nothing is published beyond a hole. What
    is given afterwards begins anew.
 4. An event that the server refuses fails alone.
@@ -15,8 +16,10 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Mapping
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from uuid import uuid4
 
 from twinwire.client import commands
 from twinwire.client.address import Address
@@ -58,12 +61,23 @@ class _TooMuch(Exception):
 class Publisher:
     """A connection to a server's API. Use it as ``async with Publisher(url) as publisher:``."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        patience: float = PATIENCE,
+        idempotent: bool = False,
+    ) -> None:
         """`patience` is for how many seconds a server that has answered before is tried again
-        while no connection can be made. Raises `BadInput` for what is no URL."""
+        while no connection can be made. With `idempotent` events that may have arrived are sent
+        again, too, and are published once: as long as the server remembers their keys
+        (`idempotency_window`). Raises `BadInput` for what is no URL."""
         self._address = Address(url)
         self._api_key = api_key
         self._patience = patience
+        self._name = uuid4().hex if idempotent else ""
+        self._keys = count(1)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._open = 0
@@ -117,7 +131,7 @@ class Publisher:
         `BadChannel`, `BadEvent`, `CommandError` when the server refuses the event, `Refused` when
         it refuses the request, `Unreachable`, and `InDoubt` when it may have been published or not.
         """
-        command = commands.publish(channel, data, key, type, tags)
+        command = commands.publish(channel, data, key, type, tags, self._idempotency_key())
         settled: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         self._add(_Waiting(command, settled))
         return await settled
@@ -135,7 +149,7 @@ class Publisher:
 
         Raises as `publish` does, also for events that were sent before: see `flush`.
         """
-        command = commands.publish(channel, data, key, type, tags)
+        command = commands.publish(channel, data, key, type, tags, self._idempotency_key())
         while self._full() and self._failure is None:
             self._settled.clear()
             await self._settled.wait()
@@ -148,6 +162,9 @@ class Publisher:
             self._settled.clear()
             await self._settled.wait()
         self._raise()
+
+    def _idempotency_key(self) -> str | None:
+        return f"{self._name}-{next(self._keys)}" if self._name else None
 
     def _raise(self) -> None:
         failure, self._failure = self._failure, None
@@ -207,7 +224,7 @@ class Publisher:
         self._waiting.extendleft(reversed(batch))
         self._waiting_bytes += size
 
-    async def _deliver(self, link: ApiLink, batch: list[_Waiting]) -> list[Position | CommandError]:
+    async def _deliver(self, link: ApiLink, batch: list[_Waiting]) -> list[Position | Exception]:
         """What became of each event. Raises `Unreachable`, `Refused`, `InDoubt` and `_TooMuch`."""
         from twinwire.client.over_http import NoAnswer, NotSent
 
@@ -215,31 +232,38 @@ class Publisher:
         clock = asyncio.get_running_loop().time
         until = clock() + self._patience
         backoff = Backoff(base=0.1, most=5.0)
+        doubted = False
         while True:
-            asked = None
+            asked, doubt = None, False
             try:
                 answer = await link.post("/api/batch", body)
             except NotSent as error:
                 why = error.why
             except NoAnswer as error:
-                raise InDoubt(len(batch), error.why) from None
+                why, doubt = error.why, True
             else:
-                why = answer.why
+                why, asked = answer.why, answer.retry_after
                 if answer.status == 200:
                     self._answered = True
-                    return _results(answer.body, len(batch))
-                if answer.status == 413 and len(batch) == 1:
+                    results = _results(answer.body, len(batch))
+                    doubts = [result for result in results if isinstance(result, InDoubt)]
+                    if not (doubts and self._name):
+                        return results
+                    why, doubt = doubts[0].why, True
+                elif answer.status == 413 and len(batch) == 1:
                     return [Refusal.LIMIT_EXCEEDED.error(why)]
-                if answer.status == 413:
+                elif answer.status == 413:
                     raise _TooMuch
-                if answer.status in _UNKNOWN:
-                    raise InDoubt(len(batch), f"{why} ({answer.status})")
-                if answer.status not in _LATER:
+                elif answer.status in _UNKNOWN:
+                    why, doubt = f"{why} ({answer.status})", True
+                elif answer.status not in _LATER:
                     raise Refused(answer.status, why)
-                asked = answer.retry_after
+            doubted = doubted or doubt
+            if doubt and not self._name:
+                raise InDoubt(len(batch), why)
             delay = backoff.lost(clock(), random.random(), asked)
             if not self._answered or clock() + delay > until:
-                raise Unreachable(str(self._address), why)
+                raise InDoubt(len(batch), why) if doubted else Unreachable(str(self._address), why)
             await asyncio.sleep(delay)
 
     def _fail(self, error: Exception, batch: list[_Waiting] | None = None) -> None:
@@ -266,8 +290,16 @@ class Publisher:
             event.settled.set_exception(result)
 
 
-def _results(body: bytes, count: int) -> list[Position | CommandError]:
+def _results(body: bytes, count: int) -> list[Position | Exception]:
     try:
-        return commands.replies(body, count)
+        results = commands.replies(body, count)
     except BadFrame as error:
         raise InDoubt(count, str(error)) from None
+    # Its broker has failed, perhaps when it had taken the event already.
+    unknown = Refusal.INTERNAL.code
+    return [
+        InDoubt(1, result.message)
+        if isinstance(result, CommandError) and result.code == unknown
+        else result
+        for result in results
+    ]
