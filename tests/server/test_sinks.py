@@ -240,3 +240,19 @@ def test_one_who_leaves_with_requests_still_waiting_is_forgotten(app: str) -> No
 def clients(api: Api) -> int:
     count: int = api.result("info")["nodes"][0]["num_clients"]
     return count
+
+
+@pytest.mark.parametrize(
+    ("request_line", "body"),
+    [(b"GET /sse?channel=open.one HTTP/1.1", b"retry: "), (b"GET /health HTTP/1.1", b"{}")],
+    ids=["a stream", "an answer"],
+)
+def test_a_response_and_the_beginning_of_its_body_come_in_one_packet(
+    port: int, request_line: bytes, body: bytes
+) -> None:
+    with connect(port) as raw:
+        raw.sendall(request_line + b"\r\nHost: x\r\n\r\n")
+        packet = raw.recv(65_536)
+    head, _, rest = packet.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert body in rest

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from twinwire.server.guard import GuardedProtocol, refusal
-from twinwire.server.sinks import StreamSink, Surroundings, tune
+from twinwire.server.sinks import Head, StreamSink, Surroundings, tune
 from twinwire.server.websocket import AsgiSocket, WebSocketSink
 from twinwire.settings import Settings
 from twinwire.web.sink import EXTENSION
@@ -116,8 +116,9 @@ class HttpProtocol(GuardedProtocol):
             # `send` is a method of what uvicorn calls the cycle of this request.
             cycle = self._answering = cast(Any, send).__self__
             chunked = scope["http_version"] != "1.0"
+            cycle.transport = head = Head(self.transport, self.loop)
             sink = self.sink = StreamSink(
-                self.transport, self._around, self._hand_over, chunked=chunked
+                self.transport, self._around, self._hand_over, head, chunked=chunked
             )
             if self._lost:
                 sink.died()

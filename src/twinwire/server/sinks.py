@@ -100,21 +100,61 @@ class SocketSink(NativeSink, asyncio.Protocol):
             cut_off(self._transport)
 
 
+class Head:
+    """The transport that uvicorn writes a response to. It keeps the head back until the beginning
+    of the body comes, within this turn of the loop: one packet, and half of the system calls."""
+
+    __slots__ = ("_begun", "_held", "_loop", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._begun = False
+        self._held = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write this after what is held. The first write is held."""
+        if self._begun:
+            self._transport.write(self.take() + data if self._held else data)
+        else:
+            self._begun = True
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def take(self) -> bytes:
+        """What is held, for whoever writes it now."""
+        held, self._held = self._held, b""
+        return held
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self.take())
+
+    def close(self) -> None:
+        """Close the connection once everything is written."""
+        self._flush()
+        self._transport.close()
+
+
 class StreamSink(SocketSink):
     """Writes a response body whose head uvicorn has written."""
 
-    __slots__ = ("_chunked", "_hand_over", "_said", "_started")
+    __slots__ = ("_chunked", "_hand_over", "_head", "_said", "_started")
 
     def __init__(
         self,
         transport: asyncio.Transport,
         around: Surroundings,
         hand_over: Callable[[StreamSink], None],
+        head: Head,
         *,
         chunked: bool,
     ) -> None:
-        """`hand_over` makes this sink the transport's protocol."""
+        """`hand_over` makes this sink the transport's protocol; `head` is what the response's head
+        is written to."""
         super().__init__(transport, around)
+        self._head: Head | None = head
         self._hand_over: Callable[[StreamSink], None] | None = hand_over
         self._chunked = chunked
         self._started = False
@@ -128,7 +168,17 @@ class StreamSink(SocketSink):
             self._started = codings == ([] if self.coding is None else [self.coding])
 
     def open(self) -> bool:
-        return self._started and not self.gone
+        if not self._started or self.gone:
+            return False
+        self.write = self._begin  # type: ignore[method-assign]
+        return True
+
+    def _begin(self, data: bytes) -> None:
+        """The first write."""
+        head, self._head = self._head, None
+        assert head is not None
+        self.write = self._transport.write  # type: ignore[method-assign]
+        self.write(head.take() + data)
 
     def take(self, listener: Listener | None = None, *, deflated: bool = False) -> None:
         hand_over, self._hand_over = self._hand_over, None
@@ -147,7 +197,7 @@ class StreamSink(SocketSink):
     def finish(self, data: bytes) -> None:
         if self.gone:
             return
-        self._transport.write(data + b"0\r\n\r\n" if self._chunked else data)
+        self.write(data + b"0\r\n\r\n" if self._chunked else data)
         self._transport.close()
         self.linger()
 
