@@ -53,6 +53,7 @@ LONGEST = 400
 # File below src/: why it is one file.
 LONGER: dict[str, str] = {
     "twinwire/settings.py": "each setting stands once, with what happens at its limit",
+    "twinwire/testing/contract.py": "the contract's tests, read beside the contract",
 }
 
 

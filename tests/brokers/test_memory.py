@@ -4,13 +4,19 @@ import time
 
 import pytest
 
-from twinwire.brokers import connect
+from twinwire.brokers import Broker, Config, connect
 from twinwire.brokers.memory import MemoryBroker
 from twinwire.core.event import Draft, Event, Kind, Position, Publisher
-from twinwire.errors import BadSettings, BrokerError
+from twinwire.errors import BadSettings
+from twinwire.testing.contract import BrokerContract
 from twinwire.testing.heard import Heard
 
 DRAFT = Draft("a", b"1")
+
+
+class TestContract(BrokerContract):
+    async def make(self, config: Config) -> Broker:
+        return connect("memory://", config)
 
 
 async def test_events_get_neighbouring_positions_in_the_order_given() -> None:
@@ -65,16 +71,6 @@ async def test_a_broker_that_is_opened_again_goes_on_after_its_last_position() -
     await broker.open(tail)
     assert tail.begins[-1] == (Position(start.epoch, start.seq + 1), [])
     assert await broker.append([DRAFT]) == [Position(start.epoch, start.seq + 2)]
-
-
-async def test_a_broker_that_is_not_open_refuses() -> None:
-    broker = MemoryBroker()
-    with pytest.raises(BrokerError, match="not open"):
-        await broker.append([DRAFT])
-    await broker.open(Heard())
-    await broker.close()
-    with pytest.raises(BrokerError, match="not open"):
-        await broker.append([DRAFT])
 
 
 def test_a_newer_broker_has_a_later_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
