@@ -14,4 +14,10 @@ def connect(url: str, config: Config = Config()) -> Broker:  # noqa: B008 (an im
         from twinwire.brokers.memory import MemoryBroker
 
         return MemoryBroker(config)
-    raise BadSettings(f"broker: {scheme or url!r} is not known; known are: memory://")
+    if scheme == "sqlite":
+        from twinwire.brokers.sqlite import SqliteBroker, path_of
+
+        return SqliteBroker(path_of(url), config)
+    raise BadSettings(
+        f"broker: {scheme or url!r} is not known; known are: memory://, sqlite:///FILE"
+    )
