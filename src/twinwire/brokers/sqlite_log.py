@@ -181,9 +181,9 @@ class SqliteLog:
                 create(path, _TABLES)
             # Before SQLite sees the file and makes one.
             wal = has_wal(path)
-            connection = reading(path)
-            opened.callback(connection.close)
-            read = connection.execute
+            self._reading = reading(path)
+            opened.callback(self._reading.close)
+            read = self._reading.execute
             self.epoch, floor, was_open, run, boot, synced = read("SELECT * FROM log").fetchone()
             newest = read("SELECT seq, total FROM events ORDER BY seq DESC LIMIT 1").fetchone()
             head, total = newest or (floor, 0)
@@ -194,7 +194,7 @@ class SqliteLog:
             replaced = self._lock.last_run not in ("", run)
             if (was_open and (not wal or unsynced)) or replaced or not self.epoch:
                 self.epoch = max(now, self.epoch + 1)
-            self.reader = Reader(connection, self.epoch)
+            self.reader = Reader(self._reading, self.epoch)
             self._opened = opened.pop_all()
 
     def start(self) -> None:
@@ -220,6 +220,8 @@ class SqliteLog:
 
     def close(self) -> None:
         """Let go of the file."""
+        # The last connection takes the WAL into the file, and this one cannot.
+        self._reading.close()
         self._opened.close()
 
     @contextmanager

@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 from types import FrameType
 from typing import Any, cast
 
@@ -38,6 +39,14 @@ _GC_THRESHOLDS = (5_000, 5, 1_000)
 """Thousands of connections are thousands of long-lived objects: the default of 700 new ones
 between collections would walk them again and again (a third of the time of a reconnect storm).
 Not much more of the first either: each collection holds the loop, 20,000 objects for up to 12 ms.
+"""
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that wants the interpreter waits until the loop has to hand it over.
+
+Less than a slice of the fan-out, or it hardly comes to its turn: with the default of 5 ms the
+SQLite broker took 750 events/s in batches of 100 beside a loop that is busy all the time, with this
+9,200.
 """
 
 _GRACE = 1
@@ -81,6 +90,7 @@ def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) 
     _raise_file_limit()
     gc.set_threshold(*_GC_THRESHOLDS)
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
