@@ -248,6 +248,17 @@ async def test_a_log_without_its_wal_has_a_later_epoch(path: Path) -> None:
         assert len(node.heard.events) == 10
 
 
+async def test_a_broker_can_be_opened_again(path: Path) -> None:
+    broker = SqliteBroker(path, CONFIG)
+    for number in range(3):
+        heard = Strict()
+        await broker.open(heard)
+        assert len(heard.events) == number
+        await broker.append([Draft("a", b"1")])
+        await broker.close()
+        await broker.close()
+
+
 async def test_a_deleted_file_is_a_new_log(path: Path) -> None:
     async with opened(path) as node:
         positions = await node.append(*drafts("a", 10))

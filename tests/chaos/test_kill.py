@@ -79,6 +79,8 @@ async def follow(url: str, ledger: Ledger) -> None:
 async def test_what_was_confirmed_is_there_and_every_ledger_adds_up(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     port = unused_port()
+    clock = asyncio.get_running_loop().time
+    served = 0.0
     dice = random.Random(KILLS)
 
     def server() -> Server:
@@ -99,7 +101,9 @@ async def test_what_was_confirmed_is_there_and_every_ledger_adds_up(tmp_path: Pa
             try:
                 for _ in range(KILLS):
                     confirmed = len(source.entries) + dice.randint(1, int(RATE / 2))
+                    begun = clock()
                     await source.until(confirmed)
+                    served += clock() - begun
                     serving.close()  # by SIGKILL
                     serving = server()
                     serving.start()
@@ -124,7 +128,8 @@ async def test_what_was_confirmed_is_there_and_every_ledger_adds_up(tmp_path: Pa
     await broker.close()
     stored = {event.position: (event.channel, event.data) for event in heard.events}
     print(
-        f"{KILLS} kills, {source.count} published, {len(source.entries)} confirmed,"
+        f"{KILLS} kills, {served:.1f} s served, {source.count} published,"
+        f" {len(source.entries)} confirmed,"
         f" {len(source.doubted)} in doubt, {len(stored)} stored, {len(ledger)} received"
     )
     # One log, without holes and without an event twice.

@@ -63,7 +63,8 @@ class Tail(Protocol):
 
     def begin(self, position: Position, latest: Sequence[Event]) -> None:
         """The log begins after `position`; of what lies before there is nothing but `latest`: the
-        newest event of each key that has one at or before it, in order.
+        newest event of each key whose newest lies there, in order. (There may be some that events
+        after `position` supersede.)
 
         The first thing that `open` tells. Told again when the log has a new epoch (rule 5), or when
         events were trimmed that this node had not got: whoever is not at `position` has a gap.
@@ -109,4 +110,4 @@ class Broker(Protocol):
         does not hear it. Raises `BrokerError`."""
 
     async def close(self) -> None:
-        """Stop the tail and let go of the broker. Waiting appends fail. Twice is once."""
+        """Stop the tail and let go of the broker. What waits is done or fails. Twice is once."""

@@ -69,24 +69,24 @@ class SqliteBroker:
     def __init__(self, path: Path, config: Config = Config()) -> None:  # noqa: B008 (immutable)
         self._path = path
         self._config = config
-        self._waiting: SimpleQueue[_Append | None] = SimpleQueue()
-        # A thread begins with its first task.
-        self._reading = ThreadPoolExecutor(1, "twinwire-sqlite-reads")
-        self._closing = threading.Event()
-        self._writer: threading.Thread | None = None
-        self._sqlite: SqliteLog | None = None
         self._tail: Tail | None = None
+        self._writer: threading.Thread | None = None
 
     async def open(self, tail: Tail) -> None:
-        """See `Broker.open`."""
+        """See `Broker.open`. It can be done again after `close`."""
         self._loop = asyncio.get_running_loop()
+        self._reading = ThreadPoolExecutor(1, "twinwire-sqlite-reads")
+        self._waiting: SimpleQueue[_Append | None] = SimpleQueue()
+        self._closing = threading.Event()
+        self._writer = None
+        self._sqlite: SqliteLog | None = None
         try:
             log = await self._read(self._connect)
             head = log.head
             after = await self._read(log.reader.within, self._config.warm, head.seq, _now())
             tail.begin(Position(log.epoch, after), await self._read(log.reader.latest, after))
             while after < head.seq:
-                events = await self._read(log.reader.after, after)
+                events = await self._read(log.reader.after, after, head.seq)
                 tail.deliver(events)
                 after = events[-1].seq
             await self._read(log.start)
@@ -177,9 +177,6 @@ class SqliteBroker:
                 continue
             together, more = self._together(first)
             self._store(log, together)
-        while not self._waiting.empty():
-            if (late := self._waiting.get()) is not None:
-                self._fail(late, self._not_open())
         try:
             log.finish()
         except sqlite3.Error as error:

@@ -88,9 +88,13 @@ class Reader:
             (found,) = self._connection.execute(query, (upto,)).fetchone()
             return self._fetch(sorted(_seqs(found)))
 
-    def after(self, seq: int) -> list[Event]:
-        """The first events after `seq`, a portion."""
-        return self._fetch(range(seq + 1, seq + _PORTION + 1))
+    def after(self, seq: int, upto: int) -> list[Event]:
+        """A portion of the events after `seq`, up to and with `upto` at most."""
+        wanted = range(seq + 1, min(seq + _PORTION, upto) + 1)
+        events = self._fetch(wanted)
+        if len(events) < len(wanted):
+            raise sqlite3.DatabaseError(f"{len(wanted) - len(events)} events are missing")
+        return events
 
     def read(self, selection: Selection, after: int, upto: int, limit: int) -> Earlier:
         """See `Broker.read`."""

@@ -180,10 +180,13 @@ class BrokerContract(_Base):
 
     # Order and positions
 
-    async def test_the_log_begins_with_nothing(self) -> None:
+    async def test_a_log_is_born_with_nothing_in_it(self) -> None:
         async with self.opened() as node:
-            assert node.heard.begins[0][1] == []
+            position, latest = node.heard.begins[0]
+            assert latest == []
             assert node.heard.events == []
+            # In ms, by whichever clock.
+            assert abs(position.epoch - time.time_ns() // 1_000_000) < 3_600_000
 
     async def test_events_have_rising_positions_in_the_order_given(self) -> None:
         async with self.opened() as node:
@@ -285,6 +288,8 @@ class BrokerContract(_Base):
             await node.append(Draft("b", b"3", idempotency_key="c.x"))
             await node.append(Draft("b.c", b"4", idempotency_key="x"))
             assert one < two
+            assert await node.append(Draft("b", b"5", idempotency_key="x")) == two
+            assert await node.append(Draft("a", b"6", idempotency_key="x")) == one
             assert len(node.heard.events) == 4
 
     async def test_concurrent_appends_under_one_key_are_one_event(self) -> None:
@@ -489,6 +494,18 @@ class PersistentContract(BrokerContract):
             assert len(kept) <= 50 + self.slack
             assert kept == [f"k{n}" for n in range(count - len(kept), count)]
             assert len(kept) >= 49  # the one of `busy` may count
+
+    async def test_a_key_that_has_new_events_is_not_forgotten(self) -> None:
+        config = CONFIG._replace(keep=Retention(100), keys_max=50)
+        async with self.opened(config) as node:
+            for number in range(4):
+                keyed = [Draft("keyed", b"%d" % number, key=f"k{n}") for n in range(40)]
+                await node.append(*keyed)
+                for _ in range(4 + 4 * self.slack // 100):
+                    await node.append(*drafts("busy", 100))
+            expected = newest(node.heard.events)
+        async with self.opened(config) as node:
+            assert newest([*node.heard.begins[0][1], *node.heard.events]) == expected
 
     # Reading back
 
