@@ -103,6 +103,8 @@ async def test_what_was_confirmed_is_there_and_every_ledger_adds_up(tmp_path: Pa
                     confirmed = len(source.entries) + dice.randint(1, int(RATE / 2))
                     begun = clock()
                     await source.until(confirmed)
+                    # Anywhere between two confirmations.
+                    await asyncio.sleep(dice.uniform(0, 0.1))
                     served += clock() - begun
                     serving.close()  # by SIGKILL
                     serving = server()
