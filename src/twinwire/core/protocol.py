@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from twinwire.core.event import Publisher
 
@@ -146,6 +146,29 @@ class HistoryResult(Struct):
     offset: int
 
 
+class Member(Struct, frozen=True, gc=False):
+    """A client that is subscribed to a channel. The infos are what the application says of the
+    connection, and of its subscription."""
+
+    user: str
+    client: str
+    conn_info: Raw | UnsetType = UNSET
+    chan_info: Raw | UnsetType = UNSET
+
+
+class PresenceResult(Struct):
+    """The members of a channel, by client."""
+
+    presence: dict[str, Member]
+
+
+class PresenceStats(Struct):
+    """How many clients are in a channel, and of how many users."""
+
+    num_clients: int
+    num_users: int
+
+
 class RpcResult(Struct):
     data: Raw
 
@@ -163,11 +186,19 @@ class SubscribePush(Struct, omit_defaults=True):
     """A subscription that the server has made."""
 
 
+class JoinLeave(Struct):
+    """Who has joined a channel, or left it."""
+
+    info: Member
+
+
 class Push(Struct, omit_defaults=True):
     """What a client is told unasked. Events are written by the wires themselves."""
 
     channel: str = ""
     pub: Publication | None = None
+    join: JoinLeave | None = None
+    leave: JoinLeave | None = None
     subscribe: SubscribePush | None = None
     unsubscribe: UnsubscribePush | None = None
 
@@ -182,6 +213,8 @@ class Reply(Struct, omit_defaults=True):
     subscribe: SubscribeResult | None = None
     unsubscribe: Empty | None = None
     publish: Empty | None = None
+    presence: PresenceResult | None = None
+    presence_stats: PresenceStats | None = None
     history: HistoryResult | None = None
     ping: Empty | None = None
     rpc: RpcResult | None = None
