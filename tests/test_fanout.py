@@ -12,7 +12,7 @@ from tests.waiting import until
 from twinwire.core.event import Event, Position
 from twinwire.core.feed import Feed, Gap, Mode, Start, Why
 from twinwire.core.log import Log, Retention
-from twinwire.errors import Closed, CloseReason
+from twinwire.errors import Closed, CloseReason, Reason
 from twinwire.fanout import Fanout
 
 HUGE = 1 << 40
@@ -60,8 +60,9 @@ class Sink:
         self.room = room
         self.full = False
         self.writes: list[bytes] = []
-        self.closed: CloseReason | None = None
+        self.closed: Reason | None = None
         self.buffered = 0
+        self.dropped_times = 0
         self.feed: Feed
 
     def write(self, data: bytes) -> None:
@@ -78,7 +79,11 @@ class Sink:
         self.full = False
         self.fanout.drained(self.feed)
 
-    def close(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        assert self.writes  # the client has been told
+        self.dropped_times += 1
+
+    def close(self, reason: Reason) -> None:
         self.closed = reason
 
     @property
@@ -343,7 +348,7 @@ class Raises(Sink):
 class RaisesAtClose(Raises):
     """Fails even when it is closed."""
 
-    def close(self, reason: CloseReason) -> None:
+    def close(self, reason: Reason) -> None:
         super().close(reason)
         raise OSError("as asked")
 
@@ -544,6 +549,7 @@ async def test_a_subscription_that_a_gap_has_ended_is_reckoned_no_more() -> None
     await stage.settle()
     assert sorted(sink.feed.selection) == ["b"]
     assert stage.fanout.feeds[sink.feed] == sink.feed.cost < with_both
+    assert sink.dropped_times == 1
 
 
 @pytest.mark.parametrize("channels", [1, 20, 300])

@@ -215,3 +215,21 @@ def test_every_setting_is_described_and_its_limit_can_be_met() -> None:
         assert field.description, name
         assert field.description.endswith("."), name
     assert Settings(log_bytes=KIB).log_bytes == KIB
+
+
+def test_the_first_rule_that_matches_a_channel_says_whether_its_presence_is_known() -> None:
+    settings = Settings(
+        channels=(
+            ChannelRule(pattern="rooms.closed.*"),
+            ChannelRule(pattern="rooms.>", presence=True),
+            ChannelRule(pattern=">", slow="close"),
+        )
+    )
+    assert settings.keeps_presence("rooms.a")
+    assert settings.keeps_presence("rooms.closed.a.b")
+    assert not settings.keeps_presence("rooms.closed.a")
+    assert not settings.keeps_presence("rooms.*")
+    assert not settings.keeps_presence("a")
+    assert settings.closes_slow("a")
+    assert not settings.closes_slow("rooms.a")
+    assert not Settings().keeps_presence("rooms.a")

@@ -22,6 +22,7 @@ An exception keeps its data in attributes; ``str()`` makes the sentence a user r
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final, NamedTuple
 
 
 class TwinwireError(Exception):
@@ -111,7 +112,7 @@ class CommandError(TwinwireError):
 class Closed(TwinwireError):
     """A stream has ended; `reason` is its row in the table of close reasons."""
 
-    def __init__(self, reason: CloseReason) -> None:
+    def __init__(self, reason: Reason) -> None:
         self.reason = reason
         super().__init__(reason)
 
@@ -234,6 +235,44 @@ class CloseReason(Enum):
     def reconnect(self) -> bool:
         """Whether a client should come back; the code's range says the same."""
         return self.value[2]
+
+
+class OwnReason(NamedTuple):
+    """A close reason that is not in the table: an application's own."""
+
+    code: int
+    text: str
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether a client should come back, as the code's range says."""
+        return not (3500 <= self.code <= 3999 or 4500 <= self.code <= 4999)
+
+
+Reason = CloseReason | OwnReason
+
+_REASONS: Final = {reason.code: reason for reason in CloseReason}
+
+_REASON_MAX: Final = 123
+"""Bytes of text that a close frame holds besides its code (RFC 6455, section 5.5)."""
+
+
+def close_reason(code: int, text: str = "") -> Reason:
+    """The reason of this code: the table's row, unless `text` says something of its own.
+
+    Raises `BadInput` for a code that clients would not understand, and for a text that does not
+    fit into a close frame.
+    """
+    row = _REASONS.get(code)
+    if row is not None and text in ("", row.text):
+        return row
+    if not 3000 <= code <= 4999:
+        raise BadInput(f"{code} is no code for closing: an application's own are 4000 to 4999")
+    if not text:
+        raise BadInput(f"the code {code} has no reason in the table: say one")
+    if len(text.encode()) > _REASON_MAX or not text.isprintable():
+        raise BadInput(f"a reason has at most {_REASON_MAX} bytes, all of them printable")
+    return OwnReason(code, text)
 
 
 def _shown(text: str, most: int = 60) -> str:

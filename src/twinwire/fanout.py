@@ -25,7 +25,7 @@ from twinwire.core.lane import Lanes
 from twinwire.core.log import Log
 from twinwire.core.recovery import Recovery, subscribe
 from twinwire.core.replay import Replay
-from twinwire.errors import Closed, CloseReason
+from twinwire.errors import Closed, CloseReason, Reason
 from twinwire.wires.objects import OBJECTS
 
 _log = logging.getLogger("twinwire")
@@ -51,7 +51,10 @@ class Sink(Protocol):
     def waiting(self) -> int | None:
         """How much of what it took has not gone out yet, in bytes; None if it may take its time."""
 
-    def close(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """A gap has ended subscriptions of a feed that writes to it."""
+
+    def close(self, reason: Reason) -> None:
         """Tell the client why, and end."""
 
 
@@ -161,7 +164,7 @@ class Fanout:
             if feed.lane is not None:
                 self.lanes.leave(feed, self.log.head)
 
-    def close(self, feed: Feed, reason: CloseReason) -> None:
+    def close(self, feed: Feed, reason: Reason) -> None:
         """Detach the feed and end its connection."""
         self.detach(feed)
         try:
@@ -275,7 +278,7 @@ class Fanout:
             if time.perf_counter() > until:
                 break
 
-    def _give(self, feed: Feed, data: Any, position: int, broken: CloseReason | None) -> None:
+    def _give(self, feed: Feed, data: Any, position: int, broken: Reason | None) -> None:
         sink = feed.sink
         if sink.full:
             # By something else than the fan-out: an answer, or another feed of this connection.
@@ -334,7 +337,7 @@ class Fanout:
         self._wake()
 
     def _advance(self, feed: Feed) -> None:
-        before = feed.position
+        before, count = feed.position, feed.count
         try:
             replay = None if feed.wire is OBJECTS else self._replay
             data = feed.advance(self.log, self.lanes, self._read_bytes, replay)
@@ -349,8 +352,9 @@ class Fanout:
             return
         if feed not in self.feeds:
             return
-        if data:
-            self._reckon(feed)  # a gap may have ended some of its subscriptions
+        if feed.count != count:
+            self._reckon(feed)
+            feed.sink.dropped()
         if feed.lane is None:
             if data or feed.position != before:
                 self._read_on(feed)

@@ -1,6 +1,7 @@
 """The hub: one log, its subscribers, its commands; what an application publishes to and reads from.
 
-The broker's tail goes into the log and to the subscribers in one step (`twinwire.fanout`).
+The broker's tail goes into the log and to the subscribers in one step (`twinwire.fanout`); what
+nodes tell each other beside the log is in `twinwire.nodes`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from twinwire.core.log import OVERHEAD, Log
 from twinwire.errors import BrokerError, CloseReason, NotRunning, Refusal
 from twinwire.fanout import Fanout
 from twinwire.iterator import Iterator
+from twinwire.nodes import Nodes
 from twinwire.settings import Settings
 from twinwire.signals import at_end
 from twinwire.wires.objects import OBJECTS
@@ -124,9 +126,11 @@ class Hub:
             write_timeout=settings.write_timeout,
             buffered_bytes=settings.buffered_bytes,
         )
-        await self._broker.open(_Tail(self))
+        self.nodes = Nodes(self._broker, self.fanout, settings)
+        await self._broker.open(self.nodes)
         self.running = True
         _running.add(self)
+        self.nodes.start()
         self._expire()
 
     @property
@@ -173,6 +177,7 @@ class Hub:
         for feed in list(self.fanout.feeds):
             self.fanout.close(feed, CloseReason.SHUTDOWN)
         self.fanout.cut.set()
+        await self.nodes.stop()
         await self._broker.close()
 
     async def __aenter__(self) -> Self:
@@ -350,7 +355,7 @@ class Hub:
 
     def has_room(self, more: int = 0) -> bool:
         """Whether subscriptions may take `more` bytes of memory still (`feeds_bytes`)."""
-        return self.fanout.memory + more <= self.settings.feeds_bytes
+        return self.fanout.memory + self.nodes.memory + more <= self.settings.feeds_bytes
 
     # Commands
 
@@ -378,17 +383,6 @@ def _config(settings: Settings) -> Config:
         idempotency_keys=settings.idempotency_keys,
         synchronous=settings.synchronous,
     )
-
-
-class _Tail:
-    """What the broker tells goes to the fan-out."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.begin = hub.fanout.restart
-        self.deliver = hub.fanout.append
-
-    def hear(self, notice: bytes) -> None:
-        """Nodes have nothing to tell each other."""
 
 
 def starting(since: Position | str | None) -> Position | Start:

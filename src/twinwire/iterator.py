@@ -7,7 +7,7 @@ from collections import deque
 
 from twinwire.core.event import Event
 from twinwire.core.feed import Feed, Gap
-from twinwire.errors import Closed, CloseReason, Lost
+from twinwire.errors import Closed, Lost, Reason
 from twinwire.fanout import Fanout
 
 _EVENTS = 1024
@@ -23,7 +23,7 @@ class Iterator:
         self._fanout = fanout
         self._waiting: deque[Event | Gap] = deque()
         self._arrived = asyncio.Event()
-        self._closed: CloseReason | None = None
+        self._closed: Reason | None = None
 
     def write(self, data: list[Event | Gap]) -> None:
         """See `Sink.write`."""
@@ -34,7 +34,10 @@ class Iterator:
     def waiting(self) -> None:
         """It may take its time."""
 
-    def close(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """No gap ends a subscription in the process."""
+
+    def close(self, reason: Reason) -> None:
         """See `Sink.close`."""
         self._closed = reason
         self._arrived.set()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_origin
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from twinwire.core.event import Pattern, check_selector
+from twinwire.core.event import Pattern, check_selector, is_pattern
 from twinwire.core.grants import covered
 from twinwire.core.log import Retention
 from twinwire.errors import BadChannel, BadSettings
@@ -66,6 +66,10 @@ class ChannelRule(BaseModel):
         default="gap",
         description="What a client gets that reads slower than events are evicted: a gap, or the "
         "end of its connection with 3008.",
+    )
+    presence: bool = Field(
+        default=False,
+        description="Whether it is known who is subscribed to each of them, on all nodes.",
     )
 
 
@@ -178,6 +182,23 @@ class Settings(BaseModel):
     channels: tuple[ChannelRule, ...] = Field(
         default=(),
         description="Rules for channel patterns, [[channels]] in the file; first match counts.",
+    )
+
+    # Presence and other nodes
+    node_name: str = Field(
+        default="twinwire", min_length=1, description="This node's name in `/api/info`."
+    )
+    presence_beat: float = Field(
+        default=1.0,
+        gt=0,
+        description="Seconds between what a node tells the others that share its broker. One that "
+        "is not heard for four times as long is dead to them: then its clients have left.",
+    )
+    presence_members: int = Field(
+        default=5000,
+        ge=1,
+        description="Clients in a channel that an answer to presence lists. Over it: error 106; "
+        "presence_stats still counts them.",
     )
 
     # Publishing
@@ -385,10 +406,22 @@ class Settings(BaseModel):
 
     def closes_slow(self, selector: str) -> bool:
         """Whether a client too slow for `selector` is closed instead of being told a gap."""
+        rule = self._rule(selector)
+        return rule is not None and rule.slow == "close"
+
+    def keeps_presence(self, selector: str) -> bool:
+        """Whether it is known who is subscribed to `selector`. To a pattern it never is."""
+        if is_pattern(selector):
+            return False
+        rule = self._rule(selector)
+        return rule is not None and rule.presence
+
+    def _rule(self, selector: str) -> ChannelRule | None:
+        """The rule that counts for all that `selector` matches."""
         for rule in self.channels:
             if covered(selector, (rule.pattern,)):
-                return rule.slow == "close"
-        return False
+                return rule
+        return None
 
     def retention(self) -> Retention:
         """Retention of the whole log."""

@@ -10,7 +10,7 @@ from twinwire.client.items import EARLIEST, Connected, Item, Since
 from twinwire.client.sse import SseReader
 from twinwire.core.event import Event, Kind, Position
 from twinwire.core.feed import Gap, Mode, Why
-from twinwire.errors import BadFrame, Closed, CloseReason
+from twinwire.errors import BadFrame, Closed, CloseReason, Unsubscribed
 from twinwire.wires import sse
 
 EPOCH = 1_763_800_000_000
@@ -179,6 +179,17 @@ def test_control_events_of_a_newer_server_are_passed_over() -> None:
     assert read(reader(), PRIMING + sse.control("token", {"x": 1})) == [Connected(None)]
 
 
+def test_who_joins_and_leaves_is_passed_over() -> None:
+    joined = sse.control("join", {"channel": "a", "info": {"user": "", "client": "c"}})
+    assert read(reader(), PRIMING + joined) == [Connected(None)]
+
+
+def test_a_channel_that_is_taken_from_the_stream_is_a_refusal() -> None:
+    taken = sse.unsubscribed("a.*", Unsubscribed.SERVER)
+    with pytest.raises(Refused, match=r"a\.\*: server unsubscribe \(2000\)"):
+        read(reader(), PRIMING + taken)
+
+
 @pytest.mark.parametrize(
     "stream",
     [
@@ -192,6 +203,7 @@ def test_control_events_of_a_newer_server_are_passed_over() -> None:
         b"event: gap\ndata: {}\n\n",
         b'event: gap\ndata: {"from":"1-1","to":"x"}\n\n',
         b"event: error\ndata: [\n\n",
+        b"event: unsubscribe\ndata: [\n\n",
     ],
 )
 @every_cut

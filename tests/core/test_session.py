@@ -17,6 +17,7 @@ from twinwire.core.effects import (
     Effect,
     History,
     Notify,
+    Present,
     Publish,
     Send,
     Subscribe,
@@ -305,7 +306,8 @@ def test_a_subscribe_says_which_channel_how_and_from_where(
     talk = connected()
     asked = command({"id": 2, "subscribe": {"channel": "a", **request_}})
     (effect,) = talk.session.receive([asked], START)
-    assert effect == Subscribe(2, selector, mode, since, recovering, 0, strict)
+    join_leave = request_.get("join_leave", False)
+    assert effect == Subscribe(2, selector, mode, since, recovering, 0, strict, join_leave)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +375,7 @@ def test_the_answer_to_a_subscribe_says_what_was_recovered(
     recovering: bool, recovered: bool, flags: dict[str, bool]
 ) -> None:
     talk = connected()
-    effect = Subscribe(2, "a", Mode.EVERY, None, recovering, 0, False)
+    effect = Subscribe(2, "a", Mode.EVERY, None, recovering, 0, strict=False, join_leave=False)
     missed = [Publication(Raw(b'{"n":5}'), offset=5)] if recovered else []
     said = talk.session.subscribed(effect, missed, recovered, Position(EPOCH, 4))
     assert talk.shown(said) == [
@@ -518,7 +520,21 @@ def test_a_history_that_cannot_be_read_is_refused(request_: dict[str, Any], code
     assert reply["error"]["code"] == code
 
 
-@pytest.mark.parametrize("name", ["presence", "presence_stats", "refresh", "sub_refresh"])
+@pytest.mark.parametrize(("name", "stats"), [("presence", False), ("presence_stats", True)])
+def test_who_is_in_a_channel_is_asked_of_the_outside_by_those_who_may_read_it(
+    name: str, stats: bool
+) -> None:
+    talk = connected()
+    assert talk.say({"id": 2, name: {"channel": "a"}}) == [Present(2, "a", stats)]
+    assert talk.say({"id": 3, name: {"channel": "closed.a"}}) == [
+        error(3, Refusal.PERMISSION_DENIED)
+    ]
+    for channel in ("", "a.*", "a b"):
+        (reply,) = talk.say({"id": 4, name: {"channel": channel}})
+        assert reply["error"]["code"] == 107
+
+
+@pytest.mark.parametrize("name", ["refresh", "sub_refresh"])
 def test_what_is_not_served_is_refused_as_not_available(name: str) -> None:
     assert connected().say({"id": 2, name: {"channel": "a"}}) == [error(2, Refusal.NOT_AVAILABLE)]
 
@@ -536,6 +552,7 @@ requests = st.one_of(
     st.fixed_dictionaries({"unsubscribe": st.fixed_dictionaries({"channel": names})}),
     st.fixed_dictionaries({"publish": st.fixed_dictionaries({"channel": names, "data": small})}),
     st.fixed_dictionaries({"history": st.fixed_dictionaries({"channel": names})}),
+    st.fixed_dictionaries({"presence": st.fixed_dictionaries({"channel": names})}),
     st.sampled_from(
         [{}, {"ping": {}}, {"rpc": {"method": "x"}}, {"send": {"data": 1}}, {"refresh": {}}]
     ),
@@ -586,7 +603,7 @@ def test_every_command_with_an_id_has_one_answer_and_nothing_follows_the_end(
     assert set(ends) <= {reason.code for reason in CloseReason}
     answers = [each["id"] for each in heard if isinstance(each, dict) and "id" in each]
     answers += [
-        each.id for each in heard if isinstance(each, History)
+        each.id for each in heard if isinstance(each, History | Present)
     ]  # answered by the outside alone
     waiting = [each.id for each in open_ if not isinstance(each, Notify)]
     if ends:

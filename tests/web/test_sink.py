@@ -9,7 +9,7 @@ import pytest
 
 from twinwire import Hub
 from twinwire.core.feed import Feed
-from twinwire.errors import CloseReason
+from twinwire.errors import CloseReason, Reason
 from twinwire.web.sink import SendSink
 from twinwire.wires import sse
 
@@ -67,9 +67,12 @@ class Stream:
     """Owns a sink, and notes what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[CloseReason | str] = []
+        self.told: list[Reason | str] = []
 
-    def say_farewell(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        self.told.append("dropped")
+
+    def say_farewell(self, reason: Reason) -> None:
         self.told.append(reason)
 
     def lost(self) -> None:

@@ -16,12 +16,14 @@ from websockets.streams import StreamReader
 
 from twinwire.core.event import Event, Kind, Position, Publisher, draft
 from twinwire.core.feed import Gap, Why
+from twinwire.core.presence import Change
 from twinwire.core.protocol import (
     Command,
     ConnectResult,
     Empty,
     Error,
     HistoryResult,
+    Member,
     Publication,
     Reply,
     RpcResult,
@@ -303,6 +305,16 @@ def test_a_gap_ends_each_subscription_that_it_concerns_with_the_advice_to_come_b
         {"push": {"channel": name, "unsubscribe": {"code": 2500, "reason": "insufficient state"}}}
         for name in ("a", 'b"*')
     ]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_who_joins_or_leaves_is_one_push(joined: bool) -> None:
+    who = Member("", "c", Raw(b'{"a":[1]}'))
+    said = FRAMED.change(Change("a.b", who, joined=joined))
+    info = {"user": "", "client": "c", "conn_info": {"a": [1]}}
+    kind = "join" if joined else "leave"
+    assert json.loads(said) == {"push": {"channel": "a.b", kind: {"info": info}}}
+    assert b"\n" not in said
 
 
 def test_both_wires_share_their_encoding() -> None:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tests.core.samples import EPOCH
 from twinwire.core.event import CONTROL_TYPES, Draft, Event, Kind, Position, draft
 from twinwire.core.feed import Gap, Why
-from twinwire.errors import BadEvent, BadFrame, CloseReason
+from twinwire.core.presence import Change
+from twinwire.core.protocol import Member
+from twinwire.errors import BadEvent, BadFrame, CloseReason, OwnReason, Unsubscribed
 from twinwire.wires import sse
 from twinwire.wires.sse import Message, SseEncoding, SseParser
 
@@ -217,10 +219,41 @@ def test_a_gap_is_told_and_leaves_the_position_where_it_was() -> None:
     assert last_id == str(AT)
 
 
+def test_who_joins_and_leaves_is_told_and_leaves_the_position_where_it_was() -> None:
+    wire = sse.wire(envelope=False, chunked=False)
+    stream = sse.heartbeat(AT)
+    who = Member("ada", "c", msgspec.Raw(b'{"a":[1]}'), msgspec.Raw(b'"x"'))
+    for joined in (True, False):
+        stream += wire.change(Change("a.b", who, joined=joined))
+    stream += sse.unsubscribed("a.*", Unsubscribed.SERVER)
+    fired, last_id = browser(stream)
+    assert [event[0] for event in fired] == ["join", "leave", "unsubscribe"]
+    info = {"user": "ada", "client": "c", "conn_info": {"a": [1]}, "chan_info": "x"}
+    for event in fired[:2]:
+        assert msgspec.json.decode(event[1]) == {"channel": "a.b", "info": info}
+    assert msgspec.json.decode(fired[2][1]) == {
+        "channel": "a.*",
+        "code": 2000,
+        "reason": "server unsubscribe",
+    }
+    assert last_id == str(AT)
+
+
+def test_a_farewell_of_the_backends_own_says_by_its_code_whether_to_come_back() -> None:
+    for code, type in ((4000, "reconnect"), (4500, "error"), (3900, "error"), (3100, "reconnect")):
+        (message,) = parse(sse.farewell(OwnReason(code, "as I say"), 700))
+        assert message.type == type
+        assert msgspec.json.decode(message.data or "")["code"] == code
+
+
 def test_control_events_have_types_that_cannot_be_published() -> None:
     blocks = [sse.farewell(reason, 1) for reason in CloseReason]
     blocks.append(sse.wire(envelope=True, chunked=False).gap(Gap(AT, AT, Why.EVICTED, ())))
     blocks.append(sse.heartbeat(AT, visible=True))
+    blocks.append(sse.unsubscribed("a", Unsubscribed.SERVER))
+    for joined in (False, True):
+        change = Change("a", Member("ada", "c"), joined=joined)
+        blocks.append(sse.wire(envelope=True, chunked=False).change(change))
     assert {message.type for block in blocks for message in parse(block)} <= CONTROL_TYPES
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from twinwire.client.errors import farewell
+from twinwire.client.errors import Refused, farewell
 from twinwire.client.items import Connected, Item, Since
 from twinwire.core.event import CONTROL_TYPES, Event, Kind, Position
 from twinwire.core.feed import Gap, Mode, Why
@@ -45,6 +45,7 @@ class _Farewell(msgspec.Struct):
     code: int = 0
     reason: str = ""
     retry: int | None = None
+    channel: str = ""
 
 
 _envelope: Final = msgspec.json.Decoder(_Envelope).decode
@@ -119,6 +120,9 @@ class SseReader:
             last = _farewell(message.data)
             delay = None if last.retry is None else last.retry / 1000
             raise farewell(last.code, last.reason, delay)
+        if message.type == "unsubscribe":
+            left = _farewell(message.data)
+            raise Refused(left.code, f"{left.channel}: {left.reason or 'unsubscribed'}")
         if message.type in CONTROL_TYPES:
             return None
         self._move(message)

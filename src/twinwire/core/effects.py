@@ -9,7 +9,7 @@ from msgspec import Raw
 from twinwire.core.event import Position
 from twinwire.core.feed import Mode, Start
 from twinwire.core.protocol import ConnectRequest, Reply
-from twinwire.errors import CloseReason
+from twinwire.errors import Reason
 
 
 class Send(NamedTuple):
@@ -21,7 +21,7 @@ class Send(NamedTuple):
 class Close(NamedTuple):
     """End the connection."""
 
-    reason: CloseReason
+    reason: Reason
 
 
 class Connect(NamedTuple):
@@ -44,6 +44,9 @@ class Subscribe(NamedTuple):
 
     strict: bool
     """Whether a position that cannot be recovered is an error (112)."""
+
+    join_leave: bool
+    """Whether the client wants to hear who joins and leaves the channel."""
 
 
 class Unsubscribe(NamedTuple):
@@ -86,4 +89,14 @@ class History(NamedTuple):
     reverse: bool
 
 
-Effect = Send | Close | Connect | Subscribe | Unsubscribe | Publish | Call | Notify | History
+class Present(NamedTuple):
+    """Say who is in a channel, or only how many they are: `stats`."""
+
+    id: int
+    channel: str
+    stats: bool
+
+
+Effect = (
+    Send | Close | Connect | Subscribe | Unsubscribe | Publish | Call | Notify | History | Present
+)

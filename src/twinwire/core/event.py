@@ -24,7 +24,9 @@ CHANNEL_MAX: Final = 255
 FIELD_MAX: Final = 255
 """Characters in a key, a type, a tag's name or a tag's value, at most."""
 
-CONTROL_TYPES: Final = frozenset({"gap", "heartbeat", "reconnect", "error", "token", "open"})
+CONTROL_TYPES: Final = frozenset(
+    {"gap", "heartbeat", "reconnect", "error", "token", "open", "join", "leave", "unsubscribe"}
+)
 """Event types that a stream uses for itself; publishing under them would forge control events.
 
 `open` and `error` are also what a browser's `EventSource` fires at its own `onopen` and `onerror`.
@@ -161,7 +163,7 @@ def draft(
         kind, raw = Kind.BYTES, bytes(data)
     else:
         try:
-            kind, raw = Kind.JSON, _json(data)
+            kind, raw = Kind.JSON, json_of(data)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadEvent("data", f"cannot be written as JSON: {error}") from None
     if len(raw) > max_bytes:
@@ -182,7 +184,9 @@ def draft(
 _BYTES: Final = (bytes, bytearray, memoryview)
 
 
-def _json(data: Any) -> bytes:
+def json_of(data: Any) -> bytes:
+    """`data` as JSON without line breaks; `msgspec.Raw` is JSON already. Raises `TypeError`,
+    `ValueError` and `RecursionError` for what cannot be written so."""
     # A copy of what msgspec writes: it cuts its result from a larger piece of memory, of which the
     # rest would be of no use to anybody for as long as the event is retained.
     raw = bytes(data if isinstance(data, Raw) else memoryview(msgspec.json.encode(data)))

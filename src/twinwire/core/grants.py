@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Grants(NamedTuple):
@@ -13,6 +13,9 @@ class Grants(NamedTuple):
     subscribe: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
     user: str = ""
+    info: Any = None
+    """What others see of this connection beside its user, in presence and in what it publishes:
+    anything that JSON can hold, `msgspec.Raw` for what is JSON already. None is nothing."""
 
     def may_subscribe(self, selector: str) -> bool:
         """Whether every channel that `selector` matches may be read, live and in the past."""

@@ -34,7 +34,7 @@ from twinwire.core.event import Event, Position, Selection
 from twinwire.core.log import Log
 from twinwire.core.patterns import Patterns
 from twinwire.core.wire import Encoding, Gap, Why, Wire, encoded
-from twinwire.errors import Closed, CloseReason
+from twinwire.errors import Closed, CloseReason, Reason
 
 if TYPE_CHECKING:
     from twinwire.core.feed import Feed
@@ -92,12 +92,12 @@ class Cut:
         self.lane = lane
         self.position = lane.position = position
         self.members = list(lane.members)
-        self.broken: CloseReason | None = None
+        self.broken: Reason | None = None
         self._begin = lane.begin
         self._data: Any = None
 
     @classmethod
-    def of(cls, lane: Lane, position: int, parts: list[Any], broken: CloseReason | None) -> Cut:
+    def of(cls, lane: Lane, position: int, parts: list[Any], broken: Reason | None) -> Cut:
         """A cut whose parts are known."""
         cut = cls(lane, position)
         cut.broken = broken
@@ -143,7 +143,7 @@ class _Notes:
         self.places: list[int] = []
         self.last = -1
         """The place of the newest, also if the encoding could not carry it."""
-        self.broken: tuple[int, CloseReason] | None = None
+        self.broken: tuple[int, Reason] | None = None
         """The place of the newest that it could not carry, and why."""
         self.joined: dict[Wire, Any] = {}
         self.lanes = 0
@@ -249,7 +249,7 @@ class Lanes:
         for group in self._cut:
             group.cut = None
         ripe: dict[Lane, None] = {}
-        broken: list[tuple[int, CloseReason, dict[Lane, None]]] = []
+        broken: list[tuple[int, Reason, dict[Lane, None]]] = []
         for group in self._touched:
             group.cut, group.notes = group.notes, None
             notes = cast(_Notes, group.cut)
@@ -290,7 +290,7 @@ class Lanes:
             if not events and not lost:
                 continue
             parts: list[Any] = []
-            broken = None
+            broken: Reason | None = None
             if lost:
                 end = Position(log.epoch, max(lost.values()))
                 gap = Gap(Position(log.epoch, begin), end, Why.EVICTED, tuple(lost))

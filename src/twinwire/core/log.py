@@ -252,6 +252,11 @@ class Log:
         known = self._channels.get(channel)
         return None if known is None else known.latest.get(key)
 
+    @property
+    def channel_count(self) -> int:
+        """How many channels are known."""
+        return len(self._channels)
+
     def channels(self, selector: str = ">") -> list[str]:
         """The names of the known channels that match, sorted."""
         return sorted(self._listed(selector))

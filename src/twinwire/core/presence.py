@@ -37,7 +37,9 @@ _GONE_MAX: Final = 1000
 """Nodes that are remembered after their end."""
 
 _COST: Final = 500
-"""Bytes of memory that a client takes for each channel that it is a member of, about."""
+"""Bytes of memory that a client takes for each channel that it is a member of, about. Measured as
+what `tracemalloc` counts for 5,000 clients that are alone in a channel each; with 400 in each it is
+200, and 330 on another node."""
 
 
 class Change(NamedTuple):

@@ -27,6 +27,7 @@ from twinwire.core.effects import (
     Effect,
     History,
     Notify,
+    Present,
     Publish,
     Send,
     Subscribe,
@@ -55,6 +56,7 @@ from twinwire.errors import (
     BadPosition,
     CloseReason,
     CommandError,
+    Reason,
     Refusal,
     Unsubscribed,
 )
@@ -184,7 +186,11 @@ class Session:
             return self._history(command.id, command.history)
         if command.ping is not None:
             return Send(Reply(id=command.id, ping=Empty()))
-        if command.presence or command.presence_stats or command.refresh or command.sub_refresh:
+        if command.presence is not None:
+            return self._present(command.id, command.presence.channel, stats=False)
+        if command.presence_stats is not None:
+            return self._present(command.id, command.presence_stats.channel, stats=True)
+        if command.refresh or command.sub_refresh:
             raise Refusal.NOT_AVAILABLE.error()
         raise _Bad
 
@@ -218,8 +224,16 @@ class Session:
             # From the beginning of a log whose epoch the client cannot know yet.
             earliest = not request.epoch and not request.offset
             since = Start.EARLIEST if earliest else _position(request.epoch, request.offset)
-        strict = bool(request.flag & 2)
-        return Subscribe(id, selector, mode, since, request.recover, options.max_age, strict)
+        return Subscribe(
+            id,
+            selector,
+            mode,
+            since,
+            request.recover,
+            options.max_age,
+            strict=bool(request.flag & 2),
+            join_leave=request.join_leave,
+        )
 
     def _history(self, id: int, request: HistoryRequest) -> History:
         _check(request.channel)
@@ -231,6 +245,12 @@ class Session:
             if since is None:
                 raise Refusal.UNRECOVERABLE_POSITION.error()
         return History(id, request.channel, request.limit, since, request.reverse)
+
+    def _present(self, id: int, channel: str, *, stats: bool) -> Present:
+        _check(channel)
+        if not self.grants.may_subscribe(channel):
+            raise Refusal.PERMISSION_DENIED.error()
+        return Present(id, channel, stats)
 
     def _begin(self) -> None:
         if self._in_flight >= self._limits.in_flight:
@@ -340,7 +360,7 @@ class Session:
             return [Send(Reply())]
         return []
 
-    def close(self, reason: CloseReason) -> Close:
+    def close(self, reason: Reason) -> Close:
         """End the session from this side."""
         self._state = _State.CLOSED
         return Close(reason)

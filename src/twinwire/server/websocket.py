@@ -26,7 +26,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 # Wherever websockets has it from: in C, where it has been built with that, or in Python.
 from websockets.frames import apply_mask  # type: ignore[attr-defined]
 
-from twinwire.errors import CloseReason
+from twinwire.errors import Reason
 from twinwire.server.guard import refusal
 from twinwire.server.sinks import SocketSink, Surroundings, forget
 from twinwire.web.sink import EXTENSION, Listener
@@ -265,7 +265,10 @@ class AsgiSocket:
     def go_on(self) -> bool:
         return not self._messages
 
-    def say_farewell(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """It has no subscriptions."""
+
+    def say_farewell(self, reason: Reason) -> None:
         """No hub ends this connection."""
 
     def lost(self) -> None:

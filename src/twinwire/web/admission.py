@@ -10,10 +10,12 @@ from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
+from msgspec import Raw
 from starlette.requests import HTTPConnection
 
+from twinwire.core.event import json_of
 from twinwire.core.grants import Grants
-from twinwire.errors import TwinwireError
+from twinwire.errors import CloseReason, TwinwireError
 from twinwire.hub import Hub
 
 EARLY: Final = 0.01
@@ -51,18 +53,30 @@ class Place:
     """The place that an open stream has. `leave` gives it back, and so does the end of a block
     with it, unless it is to be kept for longer."""
 
-    __slots__ = ("_admission", "_kept", "_names", "ends", "grants")
+    __slots__ = ("_admission", "_kept", "_names", "_over", "expires", "grants")
 
     def __init__(self, admission: Admission, grants: Grants, lifetime: float) -> None:
         """`lifetime` is in seconds, 0 for no limit."""
         self.grants = grants
-        self.ends = math.inf
-        """When the stream is told to come back, by the monotonic clock."""
+        self.expires = math.inf
+        """When its time is over as the application says, by the monotonic clock."""
+        self._over = math.inf
         if lifetime:
-            self.ends = time.monotonic() + lifetime * (0.9 + 0.2 * random.random())
+            self._over = time.monotonic() + lifetime * (0.9 + 0.2 * random.random())
         self._admission = admission
         self._kept = False
         self._names: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> float:
+        """When the stream is told to come back, by the monotonic clock."""
+        return min(self._over, self.expires)
+
+    @property
+    def why(self) -> CloseReason:
+        """The reason that it is told then."""
+        expired = self.expires <= self._over
+        return CloseReason.EXPIRED if expired else CloseReason.FORCE_RECONNECT
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +143,8 @@ class Admission:
                 grants = await self._hub.authorize(connection)
                 if grants is None:
                     raise Refused
+                if grants.info is not None:
+                    grants = grants._replace(info=Raw(json_of(grants.info)))
                 place.grants = grants
             if user := place.grants.user:
                 place.count(f"user {user}", self._per_user, "of this user", "connections_per_user")

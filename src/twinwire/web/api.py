@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -28,13 +27,13 @@ from twinwire.errors import (
     BadInput,
     BadPosition,
     BrokerError,
+    CloseReason,
     CommandError,
     NotRunning,
     Refusal,
     TooLarge,
 )
 from twinwire.hub import Hub
-from twinwire.version import __version__
 from twinwire.web.answers import answer, body_of, error_object, refusal
 
 
@@ -64,6 +63,36 @@ class _History(Struct):
     reverse: bool = False
 
 
+class _Channel(Struct):
+    channel: str = ""
+
+
+class _Whom(Struct):
+    """Whose connections. What Centrifugo calls a session is nothing here, and passed over."""
+
+    user: str = ""
+    client: str = ""
+
+
+class _Reason(Struct, frozen=True):
+    code: int = CloseReason.FORCE_NO_RECONNECT.code
+    reason: str = ""
+
+
+class _Disconnect(_Whom):
+    disconnect: _Reason = _Reason()
+    whitelist: list[str] = []
+
+
+class _Unsubscribe(_Whom):
+    channel: str = ""
+
+
+class _Refresh(_Whom):
+    expired: bool = False
+    expire_at: int = 0
+
+
 class _Channels(Struct):
     pattern: str = ">"
 
@@ -81,13 +110,17 @@ class Api:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._started = time.monotonic()
         self._methods: dict[
             str, tuple[Callable[[bytes | Raw], Any], Callable[[Any], Awaitable[Any]]]
         ] = {
             "publish": (_decoder(_Publish), self._publish),
             "broadcast": (_decoder(_Broadcast), self._broadcast),
             "history": (_decoder(_History), self._history),
+            "presence": (_decoder(_Channel), self._presence),
+            "presence_stats": (_decoder(_Channel), self._presence_stats),
+            "disconnect": (_decoder(_Disconnect), self._disconnect),
+            "unsubscribe": (_decoder(_Unsubscribe), self._unsubscribe),
+            "refresh": (_decoder(_Refresh), self._refresh),
             "channels": (_decoder(_Channels), self._channels),
             "info": (_decoder(_Info), self._info),
         }
@@ -226,24 +259,53 @@ class Api:
         result = {"publications": publications, **_position(past.head)}
         return {**result, "more": True} if past.more else result
 
+    async def _presence(self, request: _Channel) -> Any:
+        return {"presence": self._hub.nodes.presence(request.channel)}
+
+    async def _presence_stats(self, request: _Channel) -> Any:
+        return self._hub.nodes.presence_stats(request.channel)
+
+    async def _disconnect(self, request: _Disconnect) -> Any:
+        why = request.disconnect
+        await self._hub.nodes.disconnect(
+            user=request.user,
+            client=request.client,
+            code=why.code,
+            reason=why.reason,
+            spared=request.whitelist,
+        )
+        return {}
+
+    async def _unsubscribe(self, request: _Unsubscribe) -> Any:
+        await self._hub.nodes.unsubscribe(request.channel, user=request.user, client=request.client)
+        return {}
+
+    async def _refresh(self, request: _Refresh) -> Any:
+        await self._hub.nodes.refresh(
+            request.expire_at, user=request.user, client=request.client, expired=request.expired
+        )
+        return {}
+
     async def _channels(self, request: _Channels) -> Any:
         hub = self._hub
         names = hub.log.channels(request.pattern)
         return {"channels": {name: {"num_clients": hub.fanout.lanes.count(name)} for name in names}}
 
     async def _info(self, request: _Info) -> Any:
-        hub = self._hub
-        node = {
-            "uid": str(hub.log.epoch),
-            "name": "twinwire",
-            "version": __version__,
-            "num_clients": len(hub.fanout.feeds),
-            "num_channels": len(hub.log.channels()),
-            "num_lanes": len(hub.fanout.lanes),
-            "num_events": len(hub.log),
-            "uptime": int(time.monotonic() - self._started),
-        }
-        return {"nodes": [node]}
+        nodes = [
+            {
+                "uid": uid,
+                "name": figures.name,
+                "version": figures.version,
+                "num_clients": figures.clients,
+                "num_channels": figures.channels,
+                "num_lanes": figures.lanes,
+                "num_events": figures.events,
+                "uptime": figures.uptime,
+            }
+            for uid, figures in self._hub.nodes.info()
+        ]
+        return {"nodes": nodes}
 
 
 def _decoder(type: Any) -> Callable[[bytes | Raw], Any]:

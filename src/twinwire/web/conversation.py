@@ -11,27 +11,26 @@ import asyncio
 import contextlib
 import logging
 import random
-import sys
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 from typing import Any, cast
 from uuid import uuid4
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from starlette.types import Receive
 
 from twinwire.commands import Caller
 from twinwire.core import effects as wants
 from twinwire.core import session as core
-from twinwire.core.event import Event, Position, Publisher, draft
-from twinwire.core.feed import Feed
-from twinwire.core.protocol import HistoryResult, Publication, Reply
+from twinwire.core.event import Publisher, draft
+from twinwire.core.protocol import HistoryResult, PresenceResult, Reply
 from twinwire.errors import (
     BadFrame,
     BadInput,
     Closed,
     CloseReason,
     CommandError,
+    Reason,
     Refusal,
     Unsubscribed,
 )
@@ -39,6 +38,7 @@ from twinwire.hub import Hub
 from twinwire.version import __version__
 from twinwire.web.admission import EARLY, Place
 from twinwire.web.sink import Sink
+from twinwire.web.subscriber import Subscriber, begun, said
 from twinwire.wires import centrifuge_json as codec
 from twinwire.wires import frame
 
@@ -46,38 +46,25 @@ _log = logging.getLogger("twinwire")
 
 _VERSION = f"twinwire {__version__}"
 
-_NO_ROOM = "limit exceeded: this server has no room for more subscriptions (feeds_bytes)"
-
 _REPLY_BYTES = 16 * 1024
 """Bytes of replies after which they are written. While they do not go out the client's further
 commands wait: one that asks and does not read must not fill our memory."""
 
 
-class Conversation:
-    """One client: its session, its feeds and its sink, which it owns.
+class Conversation(Subscriber):
+    """One client: its session, its subscriptions and its sink, which it owns.
 
     What a command wants is carried out before the next one is looked at. When the client has enough
     to read for now, the rest of its commands waits in `_effects`.
     """
 
-    __slots__ = (
-        "_beating", "_effects", "_feed", "_feeds", "_hub", "_place", "_session", "_sink",
-        "_streams", "_tasks", "_wire", "reason",
-    )  # fmt: skip
+    __slots__ = ("_beating", "_effects", "_streams")
 
     def __init__(
         self, hub: Hub, sink: Sink, wire: codec.JsonWire, place: Place, limits: core.Limits
     ) -> None:
-        self.reason: CloseReason | None = None
-        self._hub = hub
-        self._sink = sink
-        self._wire = wire
-        self._place = place
-        self._feed = self._new_feed()
-        # The first feed has all subscriptions but the paced ones, which have one each.
-        self._feeds = [self._feed]
+        super().__init__(hub, sink, wire, place)
         self._streams: dict[str, asyncio.Task[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] | None = None
         self._effects: Iterator[wants.Effect] = iter(())
         # Pings are spread over the second half of the period: clients who came together are not
         # served together for ever.
@@ -101,8 +88,8 @@ class Conversation:
         while (message := await receive())["type"] == "websocket.receive":
             text = message.get("text")
             heard = self._hear(text if text is not None else message.get("bytes") or b"")
-            while not heard and not self._sink.gone:
-                await self._sink.room()
+            while not heard and not self.sink.gone:
+                await self.sink.room()
                 heard = self.go_on()
 
     def hear(self, opcode: int, payload: bytes) -> bool:
@@ -128,15 +115,23 @@ class Conversation:
         self._effects = iter(())
         for task in list(self._tasks or ()):
             task.cancel()
+        self._hub.nodes.gone(self)
         self._place.leave()
 
-    def say_farewell(self, reason: CloseReason) -> None:
+    def say_farewell(self, reason: Reason) -> None:
         """The hub ends the connection, or the session does."""
         self.reason = reason
         self._session.close(reason)
         self._beating.cancel()
-        framed = self._wire.framed
-        self._sink.finish(frame.close(reason.code, reason.text) if framed else b"")
+        self._hub.nodes.gone(self)
+        framed = self.wire.framed
+        self.sink.finish(frame.close(reason.code, reason.text) if framed else b"")
+
+    def expire(self, seconds: float) -> None:
+        """It ends in so many seconds, as expired."""
+        self._place.expires = time.monotonic() + seconds
+        self._beating.cancel()
+        self._schedule()
 
     def _schedule(self) -> None:
         delay = max(0.0, min(self._session.due, self._place.ends) - time.monotonic())
@@ -145,7 +140,7 @@ class Conversation:
     def _beat(self) -> None:
         now = time.monotonic() + EARLY
         if now >= self._place.ends:
-            return self._hub.fanout.close(self._feed, CloseReason.FORCE_RECONNECT)
+            return self.end(self._place.why)
         self._carry_out(self._session.beat(now))
         if self.reason is None:
             self._schedule()
@@ -169,14 +164,10 @@ class Conversation:
             if size > _REPLY_BYTES:
                 self._write(replies)
                 replies, size = [], 0
-                if self._sink.full:
+                if self.sink.full:
                     return False
         self._write(replies)
-        return not (replies and self._sink.full)
-
-    def _write(self, replies: list[bytes]) -> None:
-        if replies and self.reason is None:
-            self._sink.write(self._wire.join(replies))
+        return not (replies and self.sink.full)
 
     def _effect(self, effect: wants.Effect) -> list[Reply]:
         """Carry out one effect and return what is to be said now. Raises `Closed` to end."""
@@ -187,23 +178,18 @@ class Conversation:
             case wants.Close(reason):
                 raise Closed(reason)
             case wants.Connect(id, _):
-                replies = _said(session.connected(id, self._place.grants))
+                replies = said(session.connected(id, self._place.grants))
                 # From waiting for it to the pings.
                 self._beating.cancel()
                 self._schedule()
                 return replies
             case wants.Subscribe():
-                return self._subscribe(effect)
+                return self.subscribe(effect)
             case wants.Unsubscribe(id, selector):
-                for feed in self._feeds:
-                    if feed in hub.fanout.feeds:
-                        if feed.selects(selector):
-                            hub.fanout.unsubscribe(feed, (selector,))
-                    else:
-                        feed.drop((selector,))
+                self.drop(selector)
                 if selector in self._streams:
                     self._streams.pop(selector).cancel()
-                return _said(session.unsubscribed(id))
+                return said(session.unsubscribed(id))
             case wants.Publish():
                 self._start(effect.id, self._publish(effect))
             case wants.Call():
@@ -212,64 +198,12 @@ class Conversation:
                 self._start(0, self._notify(bytes(data)))
             case wants.History():
                 return self._history(effect)
+            case wants.Present(id, channel, stats):
+                if stats:
+                    return [Reply(id=id, presence_stats=hub.nodes.presence_stats(channel))]
+                members = hub.nodes.presence(channel)
+                return [Reply(id=id, presence=PresenceResult(members))]
         return []
-
-    def _subscribe(self, effect: wants.Subscribe) -> list[Reply]:
-        if self._hub.forgotten((effect.selector,), effect.mode, effect.since):
-            assert isinstance(effect.since, Position)
-            # It has the selector from now on, so that nobody subscribes to it again meanwhile.
-            feed = self._new_feed()
-            feed.add(effect.selector, effect.mode, effect.since.seq)
-            self._feeds.append(feed)
-            self._track(_begin(self._read_back(effect, feed)))
-            return []
-        return self._subscribe_now(effect)
-
-    async def _read_back(self, effect: wants.Subscribe, feed: Feed) -> None:
-        """Begin a subscription with what only the broker still has."""
-        since = effect.since
-        assert isinstance(since, Position)
-        earlier = await self._hub.earlier((effect.selector,), effect.mode, since)
-        if self.reason is not None:
-            return
-        if not feed.count:
-            gone = Refusal.NOT_AVAILABLE.error("not available: unsubscribed meanwhile")
-            return self._write([codec.encode(core.refusal(effect.id, gone))])
-        if earlier is not None and earlier.begin == since.seq:
-            feed.take(earlier)
-            self._hub.fanout.attach(feed)
-            said = _said(self._session.subscribed(effect, [], True, since))
-        else:
-            self._feeds.remove(feed)
-            try:
-                said = self._subscribe_now(effect)
-            except CommandError as error:
-                said = [core.refusal(effect.id, error)]
-        self._write([codec.encode(reply) for reply in said])
-
-    def _subscribe_now(self, effect: wants.Subscribe) -> list[Reply]:
-        strict = effect.recovering and effect.strict
-        if strict and not self._hub.holds(effect.selector, effect.since):
-            raise Refusal.UNRECOVERABLE_POSITION.error()
-        if not self._hub.has_room():
-            raise Refusal.LIMIT_EXCEEDED.error(_NO_ROOM)
-        feed = self._paced_feed(effect.pace) if effect.pace else self._feed
-        recovery = self._hub.fanout.subscribe(feed, effect.selector, effect.mode, effect.since)
-        missed = self._publications(recovery.events, effect.selector)
-        return _said(self._session.subscribed(effect, missed, recovery.recovered, recovery.start))
-
-    def _new_feed(self, pace: int = 0) -> Feed:
-        return Feed(self._wire, self._sink, pace=pace, strict=self._hub.settings.closes_slow)
-
-    def _paced_feed(self, pace: int) -> Feed:
-        for feed in self._feeds[1:]:
-            if not feed.count:
-                self._hub.fanout.detach(feed)
-                self._feeds.remove(feed)
-        feed = self._new_feed(pace)
-        self._feeds.append(feed)
-        self._hub.fanout.attach(feed)
-        return feed
 
     def _history(self, effect: wants.History) -> list[Reply]:
         past = self._hub.history(
@@ -279,22 +213,12 @@ class Conversation:
             reverse=effect.reverse,
             max_bytes=self._hub.settings.read_bytes,
         )
-        publications = self._publications(past.events, effect.channel)
+        publications = self.publications(past.events, effect.channel)
         result = HistoryResult(publications, str(past.head.epoch), past.head.seq)
         return [Reply(id=effect.id, history=result)]
 
-    def _publications(self, events: Iterable[Event], selector: str) -> list[Publication]:
-        return [codec.publication(event, selector) for event in events]
-
     def _start(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
-        self._track(_begin(self._finish(id, work)))
-
-    def _track(self, task: asyncio.Task[None]) -> None:
-        if not task.done():
-            if self._tasks is None:
-                self._tasks = set()
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self.track(begun(self._finish(id, work)))
 
     async def _finish(self, id: int, work: Coroutine[Any, Any, list[wants.Effect]]) -> None:
         try:
@@ -323,7 +247,7 @@ class Conversation:
 
     async def _stream(self, id: int, answer: AsyncGenerator[Raw]) -> list[wants.Effect]:
         """Write each message of `answer` when the socket has room."""
-        session, sink = self._session, self._sink
+        session, sink = self._session, self.sink
         channel = f"stream:{session.client}:{id}"
         task = self._streams[channel] = cast("asyncio.Task[Any]", asyncio.current_task())
         turn = self._hub.settings.slice_ms / 1000
@@ -363,17 +287,6 @@ class Conversation:
         return Caller(self._session.client, self._place.grants.user)
 
     def _publisher(self) -> Publisher:
-        return Publisher(self._place.grants.user, self._session.client)
-
-
-def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that has begun already where Python can do that: an answer that waits for nothing is
-    then written at once, and not after a turn of the loop, which under load is a slice later."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
-    else:
-        return asyncio.create_task(work)
-
-
-def _said(effects: Iterable[wants.Effect]) -> list[Reply]:
-    return [effect.reply for effect in effects if isinstance(effect, wants.Send)]
+        grants = self._place.grants
+        info = UNSET if grants.info is None else grants.info
+        return Publisher(grants.user, self._session.client, info)

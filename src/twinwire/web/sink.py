@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from starlette.types import Scope
 
 from twinwire.core.feed import Feed
-from twinwire.errors import CloseReason
+from twinwire.errors import CloseReason, Reason
 from twinwire.hub import Hub
 
 LINGER = 1.0
@@ -33,7 +33,10 @@ EXTENSION = "twinwire.sink"
 class Owner(Protocol):
     """Whose bytes a sink carries."""
 
-    def say_farewell(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """A gap has ended subscriptions."""
+
+    def say_farewell(self, reason: Reason) -> None:
         """The hub ends the connection: give the last bytes to `finish`."""
 
     def lost(self) -> None:
@@ -84,7 +87,12 @@ class Sink:
         """How many bytes of what was written have not gone out yet."""
         raise NotImplementedError
 
-    def close(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """A gap has ended subscriptions of one of the feeds."""
+        if self.owner is not None:
+            self.owner.dropped()
+
+    def close(self, reason: Reason) -> None:
         """The hub ends this connection."""
         self._detach()
         if self.owner is not None and not self._ending:

@@ -3,7 +3,8 @@
 Query: `channel` (a name or pattern, any number of them), `last_event_id` (a position, or
 `earliest`), `mode` (`every`, `latest`), `format` (`data`: just what was published; `event`: a JSON
 object with the channel and all), `max_age` (with `mode=latest`: what is told is at most so many ms
-old, and told no more often), `heartbeat=event` (heartbeats that page code can see). The header
+old, and told no more often), `heartbeat=event` (heartbeats that page code can see), `join_leave=1`
+(events when clients join and leave its channels, where that is known). The header
 `Last-Event-ID` goes before the parameter: after a reconnect it is the browser's newer knowledge.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import random
 import time
 from typing import NamedTuple
+from uuid import uuid4
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -21,7 +23,16 @@ from starlette.types import Receive, Scope, Send
 
 from twinwire.core.event import Position, Selection
 from twinwire.core.feed import PACE_MAX, Feed, Mode, Start
-from twinwire.errors import BadInput, BadPosition, CloseReason, NotRunning, Refusal
+from twinwire.core.grants import Grants
+from twinwire.errors import (
+    BadInput,
+    BadPosition,
+    CloseReason,
+    NotRunning,
+    Reason,
+    Refusal,
+    Unsubscribed,
+)
 from twinwire.hub import Hub, starting
 from twinwire.settings import Settings
 from twinwire.web.admission import EARLY, Admission, Crowded, Ending, Place, Refused
@@ -46,6 +57,7 @@ class _Wanted(NamedTuple):
     mode: Mode
     envelope: bool
     visible: bool
+    join_leave: bool
     pace: int
     gzip: bool
 
@@ -99,9 +111,9 @@ class SseEndpoint:
         if scope["method"] == "HEAD":
             return await send({"type": "http.response.body", "body": b""})
         if sink is None or not sink.open():
-            return await _send_stream(hub, feed, sink, place, wanted.visible, receive, send)
+            return await _send_stream(hub, feed, sink, place, wanted, receive, send)
         feed.wire = _wire(wanted, chunked=scope["http_version"] != "1.0")
-        _Stream(hub, feed, sink, place, visible=wanted.visible).begin()
+        _Stream(hub, feed, sink, place, visible=wanted.visible).begin(wanted.join_leave)
         sink.take()
         place.keep()
 
@@ -139,7 +151,7 @@ async def _send_stream(
     feed: Feed,
     ours: Sink | None,
     place: Place,
-    visible: bool,
+    wanted: _Wanted,
     receive: Receive,
     send: Send,
 ) -> None:
@@ -154,7 +166,7 @@ async def _send_stream(
     sink = SendSink(pass_on, hub.settings.write_high)
     if ours is not None:
         ours.bind(hub, (feed,))
-    _Stream(hub, feed, sink, place, visible=visible).begin()
+    _Stream(hub, feed, sink, place, visible=wanted.visible).begin(wanted.join_leave)
     writer = asyncio.create_task(sink.run())
     gone = asyncio.create_task(_disconnected(receive))
     try:
@@ -177,24 +189,36 @@ class _Stream:
     """A feed on its way through a sink, which it owns: the first block, the heartbeats, the
     farewell. As long as the connection is there nothing else is."""
 
-    __slots__ = ("_beat", "_feed", "_hub", "_place", "_sink", "_visible", "_wire")
+    __slots__ = ("_beat", "_feed", "_hub", "_place", "_visible", "client", "sink", "wire")
 
     def __init__(self, hub: Hub, feed: Feed, sink: Sink, place: Place, *, visible: bool) -> None:
+        self.client = ""
+        """Its id, if it is in a channel of which is known who is there."""
+        self.sink = sink
+        assert isinstance(feed.wire, sse.SseWire)
+        self.wire = feed.wire
         self._hub = hub
         self._feed = feed
-        self._sink = sink
         self._place = place
         self._visible = visible
-        assert isinstance(feed.wire, sse.SseWire)
-        self._wire = feed.wire
         feed.sink = sink
         sink.bind(hub, (feed,), self)
 
-    def begin(self) -> None:
-        """Write the priming block and let the hub write what follows."""
+    @property
+    def grants(self) -> Grants:
+        """What it may do, and whose it is."""
+        return self._place.grants
+
+    def begin(self, join_leave: bool) -> None:
+        """Write the priming block and let the hub write what follows; with `join_leave` also who
+        joins and leaves."""
         block = sse.priming(_retry(self._hub), self._feed.begins(self._hub.log))
-        self._sink.write(self._wire.first(block))
+        self.sink.write(self.wire.first(block))
         self._hub.fanout.attach(self._feed)
+        if channels := self._hub.nodes.joins(self._feed.selection):
+            self.client = str(uuid4())
+            for channel in channels:
+                self._hub.nodes.join(self, channel, listens=join_leave)
         # The first one comes somewhere within the period, so that clients who came together are
         # not served together for ever.
         period = self._hub.settings.heartbeat
@@ -203,24 +227,54 @@ class _Stream:
     def lost(self) -> None:
         """The connection is gone."""
         self._beat.cancel()
+        self._hub.nodes.gone(self)
         self._place.leave()
 
-    def say_farewell(self, reason: CloseReason) -> None:
+    def dropped(self) -> None:
+        """No gap ends a stream's subscriptions."""
+
+    def say_farewell(self, reason: Reason) -> None:
         """The hub ends the stream."""
         self._beat.cancel()
-        self._sink.finish(self._wire.last(sse.farewell(reason, _retry(self._hub))))
+        self._hub.nodes.gone(self)
+        self.sink.finish(self.wire.last(sse.farewell(reason, _retry(self._hub))))
+
+    def end(self, reason: Reason) -> None:
+        """End it, as the backend wants."""
+        self._hub.fanout.close(self._feed, reason)
+
+    def unsubscribe(self, selector: str) -> None:
+        """Leave out what `selector` selects from now on, and tell so. Without anything left the
+        stream ends for good: come back, it would ask for the same again."""
+        feed = self._feed
+        if not feed.selects(selector):
+            return
+        block = sse.unsubscribed(selector, Unsubscribed.SERVER)
+        self.sink.write(self.wire.join([block]))
+        if feed.count == 1:
+            return self.end(CloseReason.FORCE_NO_RECONNECT)
+        self._hub.fanout.unsubscribe(feed, (selector,))
+        self._hub.nodes.leave(self, selector)
+
+    def expire(self, seconds: float) -> None:
+        """It ends in so many seconds, as expired."""
+        self._place.expires = time.monotonic() + seconds
+        # The heartbeat that is due stays due.
+        left = self._beat.when() - asyncio.get_running_loop().time()
+        self._beat.cancel()
+        self._schedule(max(0.0, left))
 
     def _schedule(self, delay: float) -> None:
         delay = min(delay, max(0.0, self._place.ends - time.monotonic()))
         self._beat = asyncio.get_running_loop().call_later(delay, self._heartbeat)
 
     def _heartbeat(self) -> None:
-        hub, feed, sink = self._hub, self._feed, self._sink
+        hub, feed, sink = self._hub, self._feed, self.sink
         if time.monotonic() + EARLY >= self._place.ends:
-            return hub.fanout.close(feed, CloseReason.FORCE_RECONNECT)
+            return self.end(self._place.why)
         if not sink.full and feed.foreign is None:
             block = sse.heartbeat(hub.fanout.position(feed), visible=self._visible)
-            sink.write(self._wire.join([block]))
+            sink.write(self.wire.join([block]))
         self._schedule(hub.settings.heartbeat)
 
 
@@ -260,6 +314,7 @@ def _parse(request: Request, settings: Settings) -> _Wanted:
         mode,
         _one_of(query, "format", formats) == "event",
         _one_of(query, "heartbeat", ["id", "event"]) == "event",
+        _one_of(query, "join_leave", ["0", "1"]) == "1",
         _pace(query, mode),
         gzips(request.headers.getlist("accept-encoding"), enabled=settings.compression),
     )

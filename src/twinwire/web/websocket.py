@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from twinwire.core import session as core
-from twinwire.errors import CloseReason
+from twinwire.errors import CloseReason, Reason
 from twinwire.hub import Hub
 from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
 from twinwire.web.conversation import Conversation
@@ -100,7 +100,7 @@ class WebSocketEndpoint:
             await asyncio.gather(writer, reader, return_exceptions=True)
 
 
-def _closing(reason: CloseReason) -> Message:
+def _closing(reason: Reason) -> Message:
     return {"type": "websocket.close", "code": reason.code, "reason": reason.text}
 
 

@@ -15,7 +15,15 @@ from msgspec import Raw
 
 from twinwire.core.event import Event, Kind, is_pattern
 from twinwire.core.feed import Gap
-from twinwire.core.protocol import Command, Publication, Push, Reply, UnsubscribePush
+from twinwire.core.presence import Change
+from twinwire.core.protocol import (
+    Command,
+    JoinLeave,
+    Publication,
+    Push,
+    Reply,
+    UnsubscribePush,
+)
 from twinwire.errors import BadFrame, Closed, CloseReason, Unsubscribed
 from twinwire.wires import deflate, frame
 
@@ -144,6 +152,13 @@ class JsonWire:
             encode(Reply(push=Push(channel=s, unsubscribe=UnsubscribePush(why.code, why.text))))
             for s in gap.selectors
         )
+
+    def change(self, change: Change) -> bytes:
+        """The push that tells who has joined a channel or left it."""
+        who = JoinLeave(change.member)
+        if change.joined:
+            return encode(Reply(push=Push(channel=change.channel, join=who)))
+        return encode(Reply(push=Push(channel=change.channel, leave=who)))
 
 
 FRAMED: Final = JsonWire(framed=True)

@@ -9,7 +9,8 @@ base64), with format `event` a JSON object that also names the channel::
 
     {"channel": "prices.EURUSD", "data": {"bid": 1.1}, "key": "EURUSD", "time": 1763800000123}
 
-Control events (`gap`, `heartbeat`, `reconnect`, `error`) have a type that no publisher may use.
+Control events (`gap`, `heartbeat`, `join`, `leave`, `unsubscribe`, `reconnect`, `error`) have a
+type that no publisher may use.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import msgspec
 
 from twinwire.core.event import Event, Kind, Position
 from twinwire.core.feed import Gap
-from twinwire.errors import BadFrame, CloseReason
+from twinwire.core.presence import Change
+from twinwire.errors import BadFrame, Reason, Unsubscribed
 from twinwire.wires import deflate
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -112,6 +114,11 @@ class SseWire:
         """The control event `gap`. It has no id: what follows the gap moves the position."""
         return control("gap", {"from": str(gap.begin), "to": str(gap.end), "reason": gap.why.value})
 
+    def change(self, change: Change) -> bytes:
+        """The control event `join` or `leave`. It has no id: it is not of the log."""
+        type = "join" if change.joined else "leave"
+        return control(type, {"channel": change.channel, "info": change.member})
+
 
 _DATA, _EVENT = SseEncoding(envelope=False), SseEncoding(envelope=True)
 _WIRES: Final = {
@@ -145,7 +152,12 @@ def heartbeat(position: Position, *, visible: bool = False) -> bytes:
     return b"id: %d-%d\n\n" % position
 
 
-def farewell(reason: CloseReason, retry: int) -> bytes:
+def unsubscribed(channel: str, why: Unsubscribed) -> bytes:
+    """Tells that `channel`, a name or a pattern, is no longer in the stream."""
+    return control("unsubscribe", {"channel": channel, "code": why.code, "reason": why.text})
+
+
+def farewell(reason: Reason, retry: int) -> bytes:
     """The last block: `reconnect` after `retry` ms, or `error` if coming back is no use."""
     data = {"code": reason.code, "reason": reason.text}
     if not reason.reconnect:
