@@ -47,6 +47,13 @@ const actions = {
       tags,
       user: info?.client,
     }));
+    for (const kind of ["join", "leave"]) {
+      tell(subscription, kind, ({ channel, info }) => ({
+        channel,
+        user: info.user,
+        client: info.client,
+      }));
+    }
     subscription.subscribe();
     await subscription.ready();
   },
@@ -58,6 +65,8 @@ const actions = {
   publish: (channel, data) => client.publish(channel, data),
   rpc: async (method, data) => (await client.rpc(method, data)).data,
   history: (channel, options) => client.history(channel, options),
+  presence: (channel) => client.presence(channel),
+  presence_stats: (channel) => client.presenceStats(channel),
 };
 
 const input = createInterface({ input: process.stdin });

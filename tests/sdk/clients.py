@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from asyncio.subprocess import PIPE
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import centrifuge  # type: ignore[import-untyped]  # it brings none
 
@@ -36,7 +36,7 @@ class Sdk(ABC):
         """Connect, and wait until it is done."""
 
     @abstractmethod
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str, *, join_leave: bool = False) -> None:
         """Subscribe, and wait until it is done."""
 
     @abstractmethod
@@ -50,6 +50,14 @@ class Sdk(ABC):
 
     @abstractmethod
     async def history(self, channel: str, since: tuple[int, str] | None = None) -> Item: ...
+
+    @abstractmethod
+    async def presence(self, channel: str) -> dict[str, Item]:
+        """Who is there, by client id."""
+
+    @abstractmethod
+    async def presence_stats(self, channel: str) -> tuple[int, int]:
+        """How many clients, and how many users."""
 
     @abstractmethod
     async def open(self) -> None: ...
@@ -77,6 +85,8 @@ class Sdk(ABC):
 class PythonSdk(Sdk):
     """`centrifuge-python`."""
 
+    _opened: ClassVar[int] = 0
+
     def __init__(self, url: str) -> None:
         super().__init__()
         self._client = centrifuge.Client(
@@ -84,21 +94,24 @@ class PythonSdk(Sdk):
         )
 
     async def open(self) -> None:
-        pass
+        PythonSdk._opened += 1
 
     async def close(self) -> None:
         await self._client.disconnect()
-        # Its closing is a task of its own, with its connection's.
-        while tasks := [t for t in asyncio.all_tasks() if _is_of(t, "centrifuge")]:
+        PythonSdk._opened -= 1
+        # Its closing is a task of its own, with its connection's. Whose they are they do not tell.
+        while not PythonSdk._opened and (
+            tasks := [t for t in asyncio.all_tasks() if _is_of(t, "centrifuge")]
+        ):
             await asyncio.wait(tasks)
 
     async def connect(self) -> None:
         await self._client.connect()
         await self._client.ready()
 
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str, *, join_leave: bool = False) -> None:
         subscription = self._client.new_subscription(
-            channel, _SubscriptionEvents(self.seen, channel)
+            channel, _SubscriptionEvents(self.seen, channel), join_leave=join_leave
         )
         await subscription.subscribe()
         await subscription.ready()
@@ -123,6 +136,17 @@ class PythonSdk(Sdk):
             "offset": past.offset,
             "epoch": past.epoch,
         }
+
+    async def presence(self, channel: str) -> dict[str, Item]:
+        found = await _said(self._client.presence(channel))
+        return {
+            client: {"client": info.client, "user": info.user, "info": info.conn_info}
+            for client, info in found.clients.items()
+        }
+
+    async def presence_stats(self, channel: str) -> tuple[int, int]:
+        found = await _said(self._client.presence_stats(channel))
+        return found.num_clients, found.num_users
 
 
 async def _said(awaitable: Any) -> Any:
@@ -183,6 +207,12 @@ class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[
         user = ctx.pub.info.client if ctx.pub.info else None
         self._tell("publication", data=ctx.pub.data, offset=ctx.pub.offset, user=user)
 
+    async def on_join(self, ctx: centrifuge.JoinContext) -> None:
+        self._tell("join", user=ctx.info.user, client=ctx.info.client)
+
+    async def on_leave(self, ctx: centrifuge.LeaveContext) -> None:
+        self._tell("leave", user=ctx.info.user, client=ctx.info.client)
+
     async def on_error(self, ctx: centrifuge.SubscriptionErrorContext) -> None:
         self._tell("error", error=str(ctx.error))
 
@@ -237,8 +267,8 @@ class NodeSdk(Sdk):
     async def connect(self) -> None:
         await self._do("connect")
 
-    async def subscribe(self, channel: str) -> None:
-        await self._do("subscribe", channel)
+    async def subscribe(self, channel: str, *, join_leave: bool = False) -> None:
+        await self._do("subscribe", channel, {"joinLeave": join_leave})
 
     async def unsubscribe(self, channel: str) -> None:
         await self._do("unsubscribe", channel)
@@ -261,3 +291,14 @@ class NodeSdk(Sdk):
             "offset": found["offset"],
             "epoch": found["epoch"],
         }
+
+    async def presence(self, channel: str) -> dict[str, Item]:
+        found = await self._do("presence", channel)
+        return {
+            client: {"client": said["client"], "user": said["user"], "info": said.get("connInfo")}
+            for client, said in found["clients"].items()
+        }
+
+    async def presence_stats(self, channel: str) -> tuple[int, int]:
+        found = await self._do("presence_stats", channel)
+        return found["numClients"], found["numUsers"]

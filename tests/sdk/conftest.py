@@ -9,9 +9,10 @@ from tests.sdk.clients import NodeSdk, PythonSdk, Sdk
 
 
 @pytest.fixture(params=["python", "node"])
-def sdk(request: pytest.FixtureRequest) -> Callable[[str], Sdk]:
-    """Makes a client of one of the official SDKs, for a server's or relay's `ws_url`."""
+def sdk(request: pytest.FixtureRequest) -> Callable[..., Sdk]:
+    """Makes a client of one of the official SDKs, for a server's or relay's `ws_url`, and perhaps
+    with a query."""
     if request.param == "python":
-        return lambda url: PythonSdk(url + "/ws")
+        return lambda url, query="": PythonSdk(f"{url}/ws{query}")
     node: Node = request.getfixturevalue("node")
-    return lambda url: NodeSdk(url + "/ws", node)
+    return lambda url, query="": NodeSdk(f"{url}/ws{query}", node)
