@@ -79,18 +79,19 @@ class Nodes:
         self._pushing = Soon(self._push, _TOGETHER)
         self._telling = Soon(self._tell, _TOGETHER)
         self._beating: asyncio.TimerHandle | None = None
-        self._over = False
+        self._running = False
         self._kept = any(rule.presence for rule in settings.channels)
         self._complained: dict[str, float] = {}
 
     def start(self) -> None:
         """Begin: tell the others that this node is there, and ask them for theirs."""
+        self._running = True
         if self._broker.shared:
             self._beat()
 
     async def stop(self) -> None:
         """Say goodbye. The node's clients have been told to leave before."""
-        self._over = True
+        self._running = False
         if self._beating is not None:
             self._beating.cancel()
         for soon in (self._pushing, self._telling, self.connections):
@@ -110,7 +111,7 @@ class Nodes:
             notice = notices.unpack(data)
         except BadFrame as error:
             return self._complain("a notice that cannot be read was passed over", error)
-        if self._over or notice.node == self.uid:
+        if not self._running or notice.node == self.uid:
             return
         if isinstance(notice, Order):
             self.connections.order(notice)
@@ -119,7 +120,7 @@ class Nodes:
             self._stir()
 
     def _stir(self) -> None:
-        if self._over:
+        if not self._running:
             return
         if self._roster.changed:
             self._pushing.ask()
@@ -278,7 +279,7 @@ class Nodes:
         await self._order(Refresh(self.uid, user, client, expires))
 
     async def _order(self, order: Order) -> None:
-        if self._over:
+        if not self._running:
             raise NotRunning
         if not (order.user or order.client):
             raise BadInput("whose connections: say a user, a client or both")
