@@ -1,9 +1,10 @@
 """What a million clients cost: `python -m bench.scale`.
 
-One node of many is simulated. The log, the lanes and the joining are the real ones and are timed; a
-write to a socket is not made but counted as `--write` microseconds, which `scripts/bench broadcast`
-tells for a machine (the C loop's time to its last client, divided by the clients). Time is the
-simulation's: a tick takes what it has cost, and the next one takes all that was published meanwhile.
+One node of many is simulated. The log, the lanes and the joining are the real ones and are timed.
+A write to a socket is not made but counted as `--write` microseconds, which `scripts/bench
+broadcast` tells for a machine (the C loop's time to its last client, divided by the clients). Time
+is the simulation's: a tick takes what it has cost, and the next one takes all that was published
+meanwhile.
 """
 
 from __future__ import annotations
