@@ -8,8 +8,12 @@ import pytest
 
 from tests.brokers.deep import DeepBroker
 from tests.test_hub import attached, take
+from tests.waiting import until
 from twinwire import Event, Hub, Lost
+from twinwire.brokers.base import Tail
+from twinwire.brokers.memory import MemoryBroker
 from twinwire.core.event import Position
+from twinwire.errors import BrokerError
 
 
 async def published(hub: Hub, channel: str, *data: Any, **how: Any) -> list[Position]:
@@ -124,3 +128,52 @@ async def test_a_hub_takes_a_broker_of_ones_own() -> None:
     async with Hub(broker) as hub:
         position = await hub.publish("a", 1)
     assert [event.position for event in broker.events] == [position]
+
+
+class SlowBroker(MemoryBroker):
+    """Waits to be told what comes of its opening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.closed = 0
+
+    async def open(self, tail: Tail) -> None:
+        await self.opened
+        await super().open(tail)
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()
+
+
+async def test_a_hub_is_warming_until_its_broker_is_open() -> None:
+    broker = SlowBroker()
+    hub = Hub(broker)
+    seen = [(hub.warming, hub.accepting)]
+    starting = asyncio.ensure_future(hub.start())
+    await until(lambda: hub.warming)
+    seen.append((hub.warming, hub.accepting))
+    broker.opened.set_result(None)
+    await starting
+    seen.append((hub.warming, hub.accepting))
+    await hub.stop()
+    assert seen == [(False, False), (True, False), (False, True)]
+    assert broker.closed == 1
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+async def test_a_hub_whose_start_fails_or_is_cancelled_lets_go_of_its_broker(how: str) -> None:
+    broker = SlowBroker()
+    hub = Hub(broker)
+    starting = asyncio.ensure_future(hub.start())
+    await until(lambda: hub.warming)
+    if how == "fails":
+        broker.opened.set_exception(BrokerError("no"))
+    else:
+        starting.cancel()
+    with pytest.raises((BrokerError, asyncio.CancelledError)):
+        await starting
+    assert broker.closed == 1
+    assert not hub.warming
+    assert not hub.running

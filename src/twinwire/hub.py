@@ -11,7 +11,6 @@ import contextlib
 import logging
 import random
 import time
-import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -24,6 +23,7 @@ from collections.abc import (
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple, Self
 
+from twinwire import hubs
 from twinwire.brokers import Broker, Config, connect
 from twinwire.commands import Caller, Commands, Handler
 from twinwire.core.event import Draft, Event, Position, Selection, check_channel, draft
@@ -62,14 +62,6 @@ class Past(NamedTuple):
 Authorize = Callable[[Any], Awaitable[Grants | None]]
 """Decides what a connection may do; see `Hub`."""
 
-_running: weakref.WeakSet[Hub] = weakref.WeakSet()
-"""The hubs of this process that run."""
-
-
-async def drain_all(*, at_once: bool) -> None:
-    """Drain every hub that runs, each over its time: for a server of applications with hubs."""
-    await asyncio.gather(*(hub.end(at_once=at_once) for hub in list(_running)))
-
 
 class Hub:
     """One log, its subscribers and its commands."""
@@ -98,13 +90,17 @@ class Hub:
         self.authorize = authorize
         self.commands = Commands()
         self.on_message: Callable[[Caller, bytes], Awaitable[None]] | None = None
-        self.running = False
+        self.running = self.warming = False
+        """It is warming while its broker is opened, and what that has is read."""
         self._draining: asyncio.Task[None] | None = None
         if broker is None or isinstance(broker, str):
             broker = connect(broker or settings.broker, _config(settings))
         self._broker = broker
+        self.shared = broker.shared
+        """Whether hubs in other processes can have the same log."""
         self._expiring: asyncio.TimerHandle | None = None
         self._reading = asyncio.Semaphore(_READING)
+        hubs.known.add(self)
 
     # Beginning and end
 
@@ -127,9 +123,14 @@ class Hub:
             buffered_bytes=settings.buffered_bytes,
         )
         self.nodes = Nodes(self._broker, self.fanout, settings)
-        await self._broker.open(self.nodes)
-        self.running = True
-        _running.add(self)
+        self.warming = True
+        try:
+            await self._broker.open(self.nodes)
+            self.running = True
+        finally:
+            self.warming = False
+            if not self.running:
+                await self._broker.close()
         self.nodes.start()
         self._expire()
 
@@ -168,7 +169,6 @@ class Hub:
     async def stop(self) -> None:
         """End every stream with the advice to come back, and let go of the broker."""
         self.running = False
-        _running.discard(self)
         if self._draining is not None:
             self._draining.cancel()
             self._draining = None

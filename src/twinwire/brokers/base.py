@@ -110,4 +110,7 @@ class Broker(Protocol):
         does not hear it. Raises `BrokerError`."""
 
     async def close(self) -> None:
-        """Stop the tail and let go of the broker. What waits is done or fails. Twice is once."""
+        """Stop the tail and let go of the broker. What waits is done or fails. Twice is once.
+
+        Also called after an `open` that has failed or was cancelled, of what there is by then.
+        """

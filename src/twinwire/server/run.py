@@ -24,7 +24,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.errors import BadSettings
-from twinwire.hub import Hub, drain_all
+from twinwire.hub import Hub
+from twinwire.hubs import drain_all
 from twinwire.server.accept import Acceptor
 from twinwire.server.crowd import Gate
 from twinwire.server.http import HttpProtocol

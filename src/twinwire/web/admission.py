@@ -1,5 +1,5 @@
-"""Who may open a stream now, and what it may do: not while the hub ends, not one who is refused,
-and not too many from one address or of one user."""
+"""Who may open a stream now, and what it may do: not while the hub begins or ends, not one who is
+refused, and not too many from one address or of one user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from msgspec import Raw
 from starlette.requests import HTTPConnection
@@ -22,11 +22,35 @@ EARLY: Final = 0.01
 """Seconds that a timer may come too early: the loop counts in milliseconds."""
 
 
-class Ending(TwinwireError):
-    """The hub takes no new streams: it is about to end, or has ended."""
+class Later(TwinwireError):
+    """The hub takes no new streams now. `reason` is what a stream is told that ends for it."""
+
+    reason: ClassVar[CloseReason]
+
+
+class Warming(Later):
+    """It is being started."""
+
+    reason = CloseReason.FORCE_RECONNECT
+
+    def __str__(self) -> str:
+        return "not available: this server is warming up, come back in a moment"
+
+
+class Ending(Later):
+    """It is about to end, or has ended."""
+
+    reason = CloseReason.SHUTDOWN
 
     def __str__(self) -> str:
         return "not available: this server is ending, come back in a moment"
+
+
+def why_later(hub: Hub) -> Later | None:
+    """Why there is no new stream now, if there is none."""
+    if hub.accepting:
+        return None
+    return Warming() if hub.warming else Ending()
 
 
 class Crowded(TwinwireError):
@@ -128,10 +152,10 @@ class Admission:
     async def admit(self, connection: HTTPConnection) -> Place:
         """A place for the stream of this connection, with what it may do.
 
-        Raises `Ending`, `Crowded`, `Refused`, and whatever the application's `authorize` raises.
+        Raises `Later`, `Crowded`, `Refused`, and whatever the application's `authorize` raises.
         """
-        if not self._hub.accepting:
-            raise Ending
+        if (later := why_later(self._hub)) is not None:
+            raise later
         place = Place(self, self._anonymous, self._hub.settings.lifetime)
         client = connection.client
         address = client.host if client else ""

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from twinwire.errors import BadFrame, CommandError, TooLarge
+from twinwire.errors import BadFrame, CommandError, Refusal, TooLarge
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -24,6 +24,13 @@ def answer(value: Any, status: int = 200) -> Response:
 def refusal(code: int, message: str, status: int) -> Response:
     """An error as JSON, in the shape of the HTTP API: ``{"error":{"code":…,"message":…}}``."""
     return answer({"error": {"code": code, "message": message}}, status)
+
+
+def later(why: str) -> Response:
+    """503: ask again in a moment."""
+    response = refusal(Refusal.NOT_AVAILABLE.code, why, 503)
+    response.headers["Retry-After"] = "1"
+    return response
 
 
 def error_object(error: CommandError) -> dict[str, Any]:

@@ -34,7 +34,8 @@ from twinwire.errors import (
     TooLarge,
 )
 from twinwire.hub import Hub
-from twinwire.web.answers import answer, body_of, error_object, refusal
+from twinwire.web.admission import Warming
+from twinwire.web.answers import answer, body_of, error_object, later, refusal
 
 
 class _Content(Struct):
@@ -146,7 +147,7 @@ class Api:
             response.headers["Allow"] = "POST"
             return response
         if not self._hub.running:
-            return refusal(Refusal.NOT_AVAILABLE.code, str(NotRunning()), 503)
+            return later(str(Warming() if self._hub.warming else NotRunning()))
         try:
             body = await body_of(request, self._hub.settings.request_max_bytes) or b"{}"
             if method == "batch":

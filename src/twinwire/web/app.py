@@ -8,8 +8,8 @@ from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinwire.hub import Hub
-from twinwire.web.admission import Admission
-from twinwire.web.answers import answer
+from twinwire.web.admission import Admission, why_later
+from twinwire.web.answers import answer, later
 from twinwire.web.api import Api
 from twinwire.web.echo import echo
 from twinwire.web.sse import SseEndpoint
@@ -23,7 +23,8 @@ def build(hub: Hub) -> ASGIApp:
         return answer({})
 
     async def ready(request: Request) -> Response:
-        return answer({}, 200 if hub.accepting else 503)
+        why = why_later(hub)
+        return answer({}) if why is None else later(str(why))
 
     admission = Admission(hub)
     websocket = WebSocketEndpoint(hub, admission)

@@ -35,8 +35,8 @@ from twinwire.errors import (
 )
 from twinwire.hub import Hub, starting
 from twinwire.settings import Settings
-from twinwire.web.admission import EARLY, Admission, Crowded, Ending, Place, Refused
-from twinwire.web.answers import refusal
+from twinwire.web.admission import EARLY, Admission, Crowded, Later, Place, Refused
+from twinwire.web.answers import later, refusal
 from twinwire.web.coding import NotAcceptable, gzips
 from twinwire.web.sink import SendSink, Sink, native
 from twinwire.wires import sse
@@ -73,8 +73,8 @@ class SseEndpoint:
         request = Request(scope)
         try:
             place = await self._admission.admit(request)
-        except Ending as error:
-            response = self._later(request, str(error), CloseReason.SHUTDOWN)
+        except Later as error:
+            response = self._later(request, str(error), error.reason)
         except Crowded as error:
             response = refusal(Refusal.LIMIT_EXCEEDED.code, str(error), 429)
         except Refused as error:
@@ -92,9 +92,7 @@ class SseEndpoint:
         if "text/event-stream" in request.headers.get("accept", ""):
             last = sse.farewell(reason, _retry(self._hub))
             return Response(last, headers={k.decode(): v.decode() for k, v in _HEADERS})
-        response = refusal(Refusal.NOT_AVAILABLE.code, why, 503)
-        response.headers["Retry-After"] = "1"
-        return response
+        return later(why)
 
     async def _serve(self, request: Request, place: Place, receive: Receive, send: Send) -> None:
         """Answer the request."""

@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 from twinwire.core import session as core
 from twinwire.errors import CloseReason, Reason
 from twinwire.hub import Hub
-from twinwire.web.admission import Admission, Crowded, Ending, Place, Refused
+from twinwire.web.admission import Admission, Crowded, Later, Place, Refused
 from twinwire.web.conversation import Conversation
 from twinwire.web.sink import SendSink, native
 from twinwire.wires import centrifuge_json as codec
@@ -40,7 +40,7 @@ class WebSocketEndpoint:
         await receive()
         try:
             place = await self._admission.admit(connection)
-        except Ending as error:
+        except Later as error:
             await _refuse_handshake(scope, send, str(error))
         except Crowded:
             await _accept_and_close(send, CloseReason.CONNECTION_LIMIT)
