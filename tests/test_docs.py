@@ -26,7 +26,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 # Numbers that say how often, how long or where. Every other one is a limit.
 NO_LIMITS = {
-    "port", "heartbeat", "retry", "ping", "slice_ms", "read_bytes", "notsent_lowat", "drain_time",
+    "port", "workers", "heartbeat", "retry", "ping", "slice_ms", "read_bytes", "notsent_lowat",
+    "drain_time",
 }  # fmt: skip
 OUTCOME = re.compile(
     r"\b(evicted|over it|then|refused|closes?d?|told|the same|is dead)\b", re.IGNORECASE

@@ -92,6 +92,12 @@ class Settings(BaseModel):
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Processes of `twinwire serve` that share the port and the broker, which must "
+        "not be memory:// or sqlite://. Limits hold for each of them.",
+    )
     insecure: bool = Field(
         default=False, description="Listen beyond this machine although no API key is configured."
     )

@@ -145,6 +145,13 @@ def started(*flags: str) -> Iterator[str]:
         assert process.wait(10) == 0
 
 
+def test_requests_are_logged_if_that_is_wanted() -> None:
+    with Server("--access-log") as server:
+        assert '"GET /ready HTTP/1.1" 200' in server.output
+    with Server() as server:
+        assert "GET" not in server.output
+
+
 # Its end
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from twinwire.hub import Hub
     from twinwire.settings import Settings, Source
 
-_OF_THE_SERVER: Final = frozenset({"host", "port", "insecure", "log_level", "access_log"})
+_OF_THE_SERVER: Final = frozenset(
+    {"host", "port", "workers", "insecure", "log_level", "access_log"}
+)
 """Settings that are the server's own; a hub that an application brings has all the others."""
 
 
@@ -33,6 +35,9 @@ def serve(
         Option(help="Key for the HTTP API. Better in TWINWIRE_API_KEY: flags can be seen."),
     ] = None,
     broker: Annotated[str | None, Option(help="Where the log lives.", metavar="URL")] = None,
+    workers: Annotated[
+        int | None, Option(help="Processes that share the port, and a broker that all can have.")
+    ] = None,
     insecure: Annotated[
         bool | None,
         Option("--insecure", help="Listen beyond this machine although there is no API key."),
@@ -66,6 +71,7 @@ def serve(
         "port": port,
         "api_key": api_key,
         "broker": broker,
+        "workers": workers,
         "insecure": insecure,
         "echo": echo,
         "access_log": access_log,

@@ -23,7 +23,7 @@ def run(*, host: str, port: int, tape: Path | None, speed: float, open_browser: 
     Without a `tape` the market is simulated. Raises `BadSettings` for an address that cannot be
     served, and `BadInput` for a tape that cannot be played.
     """
-    settings = Settings.load(given={"host": host, "port": port})
+    settings = Settings.load(given={"host": host, "port": port, "workers": 1})
     hub = Hub(settings=settings)
     ticks = _recorded(tape, speed) if tape else simulated(speed=speed)
 

@@ -13,16 +13,20 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ssl import SSLContext
 from typing import Any
 
 from twinwire.server.crowd import Portions
+from twinwire.server.shares import Shares
 
 _log = logging.getLogger("twinwire")
 
 _PAUSE = 0.5
 """Seconds without accepting after the system had no file or memory left for a connection."""
+
+_STAND_BACK = 0.002
+"""Seconds for which one of several workers lets the others have who waits, before it takes them."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -37,8 +41,11 @@ class Acceptor:
         *,
         tls: SSLContext | None = None,
         tls_timeout: float | None = None,
+        connections: Collection[object] = (),
+        shares: Shares | None = None,
     ) -> None:
-        """`tls_timeout` is the time in seconds for a TLS handshake."""
+        """`tls_timeout` is the time in seconds for a TLS handshake. `connections` are all that
+        there are; `shares` tells of other workers that accept from the same socket."""
         listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._listener = listener
@@ -49,6 +56,11 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self._portions = Portions()
+        self._connections = connections
+        self._shares = shares
+        self._stood_back = False
+        if shares is not None:
+            shares.note(len(connections))
         self._resume()
 
     def _resume(self) -> None:
@@ -57,6 +69,8 @@ class Acceptor:
 
     def _ready(self) -> None:
         """Somebody waits: take in a portion."""
+        if self._shares is not None and self._is_for_others(self._shares):
+            return self._pause(_STAND_BACK)
         for _ in range(self._portions.next()):
             try:
                 connection, _ = self._listener.accept()
@@ -64,18 +78,24 @@ class Acceptor:
                 return self._portions.over()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    return self._pause(error)
+                    _log.error("cannot accept connections for now: %s", error.strerror)
+                    return self._pause(_PAUSE)
                 continue  # the peer has given up already, which is no concern of the others
             connection.setblocking(False)
             task = self._loop.create_task(self._open(connection))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    def _pause(self, error: OSError) -> None:
-        _log.error("cannot accept connections for now: %s", error.strerror)
+    def _is_for_others(self, shares: Shares) -> bool:
+        """Whether other workers are to have who waits, once for each time that they had it."""
+        fuller = shares.note(len(self._connections) + len(self._opening))
+        self._stood_back = fuller and not self._stood_back
+        return self._stood_back
+
+    def _pause(self, seconds: float) -> None:
         self._portions.over()
         self._loop.remove_reader(self._listener.fileno())
-        self._paused = self._loop.call_later(_PAUSE, self._resume)
+        self._paused = self._loop.call_later(seconds, self._resume)
 
     async def _open(self, connection: socket.socket) -> None:
         try:
@@ -85,6 +105,8 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept no more."""
+        if self._shares is not None:
+            self._shares.leave()
         if self._paused is not None:
             self._paused.cancel()
         self._loop.remove_reader(self._listener.fileno())

@@ -1,7 +1,10 @@
 """Running the server: the socket, uvicorn around the application, and its end by signal.
 
-Exit codes: 0 after Ctrl-C or SIGTERM. What the user can mend is raised as `BadSettings` before
-anything is served.
+The hub that it serves is started while it listens already: until that is done the application says
+that it is warming. The hubs of somebody's own application are started by that.
+
+Exit codes: 0 after Ctrl-C or SIGTERM, 1 if the hub cannot be started. What the user can mend is
+raised as `BadSettings` before anything is served.
 """
 
 from __future__ import annotations
@@ -18,19 +21,21 @@ import socket
 import ssl
 import sys
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from twinwire.errors import BadSettings
 from twinwire.hub import Hub
-from twinwire.hubs import drain_all
+from twinwire.hubs import all_shared, drain_all
 from twinwire.server.accept import Acceptor
 from twinwire.server.crowd import Gate
 from twinwire.server.http import HttpProtocol
 from twinwire.server.sinks import Surroundings
+from twinwire.server.supervisor import supervise
 from twinwire.server.websocket import WebSocketSink
+from twinwire.server.worker import Order, Worker
 from twinwire.settings import Settings
 from twinwire.web.app import build
 
@@ -54,6 +59,11 @@ _GRACE = 1
 """Seconds that open requests have at the end, after their streams have been told."""
 
 
+_NOT_SHARED = (
+    "workers need a log that all of them have, and with this broker (memory:// or sqlite://) each "
+    "would have one of its own: set broker to redis://... or nats://... (--broker), or workers to 1"
+)
+
 _WAITING = 65_535
 """Connections that wait to be accepted; the system cuts it down to its own limit."""
 
@@ -61,44 +71,41 @@ _WAITING = 65_535
 def run(settings: Settings, hub: Hub | None = None, app: ASGIApp | None = None) -> int:
     """Serve `hub` (by default one made from `settings`) until a signal; returns the exit code.
 
-    `app` is served instead of the hub's own application, for one that has the hub mounted in it.
-    Raises `BadSettings` for an address that is in use, cannot be had or must not be served openly.
+    `app` is served instead of the hub's own application, for one that has the hub mounted in it,
+    and starts it. Raises `BadSettings` for an address that is in use, cannot be had or must not be
+    served openly, and for several workers with a log that they cannot share.
     """
     _refuse_open(settings)
     tls = tls_context(settings)
-    hub = hub or Hub(settings=settings)
-    listener = listen(settings.host, settings.port)
+    if app is None:
+        hub = hub or Hub(settings=settings)
+        app = build(hub)
+    else:
+        hub = None
+    worker = Worker.inherited()
+    several = worker is not None or settings.workers > 1
+    if several and not all_shared():
+        raise BadSettings(_NOT_SHARED)
+    process = "[%(process)d]" if several else ""
+    listener = worker.listener if worker is not None else listen(settings.host, settings.port)
     logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=settings.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s %(name)s{process}: %(message)s",
     )
-    config = uvicorn.Config(
-        _Application(settings, hub, app),
-        http=HttpProtocol,
-        # Never made by uvicorn: that there is one lets requests to upgrade through.
-        ws=WebSocketSink,
-        ws_max_size=settings.message_max_bytes,
-        # Our own pings are the protocol's; and a shared frame must not be mixed with a stateful
-        # compressor on one connection.
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-        lifespan="on",
-        log_config=None,
-        log_level="warning" if settings.log_level == "info" else settings.log_level,
-        access_log=settings.access_log,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE,
-    )
-    _raise_file_limit()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    gc.freeze()
-    sys.setswitchinterval(_SWITCH_SECONDS)
     with listener:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        _log.info("twinwire listens on http%s://%s:%d", "s" if tls else "", shown, port)
-        server = _Server(config, tls, settings.header_timeout)
+        if worker is None:
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("twinwire listens on http%s://%s:%d", "s" if tls else "", shown, port)
+            if several:
+                return supervise(listener, settings.workers)
+        server = _Server(app, settings, hub, tls, worker)
+        _raise_file_limit()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         server.run(sockets=[listener])
-    return 0 if server.started else 1
+    return 1 if server.failed else 0
 
 
 class _Server(uvicorn.Server):
@@ -108,26 +115,71 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, tls: ssl.SSLContext | None, tls_timeout: float
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        hub: Hub | None,
+        tls: ssl.SSLContext | None,
+        worker: Worker | None,
     ) -> None:
-        """`tls_timeout` is the time in seconds for the handshake."""
-        super().__init__(config)
+        """Serves `app`, of which `hub` is to be started here."""
+        super().__init__(_config(app, settings, lifespan="on" if hub is None else "off"))
+        if settings.access_log:
+            # uvicorn gives its own level to it, at which these lines are not logged.
+            logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+        self.failed = False
+        self._settings = settings
+        self._hub = hub
         self._tls = tls
-        self._tls_timeout = tls_timeout
+        self._worker = worker
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         # With no sockets uvicorn starts everything but the accepting, which is ours.
         await super().startup(sockets=[])
-        # The protocol classes find it in the state that uvicorn hands to them.
+        # The protocol classes find them in the state that uvicorn hands to them.
+        self.lifespan.state["twinwire.settings"] = self._settings
         self.lifespan.state["twinwire.surroundings"] = Surroundings(
             Gate(), cast(set[Any], self.server_state.connections)
         )
+        self._listeners = sockets or []
+        if self._worker is not None:
+            self._worker.obey(self._obey)
+        if self._hub is None:
+            return self._serves()
+        self._warming = self._loop.create_task(self._warm(self._hub))
+        if self._worker is None or self._worker.early:
+            self._accept()
+
+    async def _warm(self, hub: Hub) -> None:
+        try:
+            await hub.start()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the user reads one line)
+            _log.error("cannot start: %s", error)
+            self.failed = self.should_exit = True
+        else:
+            self._serves()
+
+    def _serves(self) -> None:
+        if not self.servers:
+            self._accept()
+        if self._worker is not None:
+            self._worker.ready()
+
+    def _accept(self) -> None:
         acceptors = [
-            Acceptor(listener, self._protocol, tls=self._tls, tls_timeout=self._tls_timeout)
-            for listener in sockets or ()
+            Acceptor(
+                listener,
+                self._protocol,
+                tls=self._tls,
+                tls_timeout=self._settings.header_timeout,
+                connections=self.server_state.connections,
+                shares=self._worker.shares if self._worker is not None else None,
+            )
+            for listener in self._listeners
         ]
         self.servers = cast(Any, acceptors)
 
@@ -136,11 +188,25 @@ class _Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._hub is not None and self._warming is not None:
+            self._warming.cancel()
+            await asyncio.wait((self._warming,))
+            if self._hub.running:
+                await self._hub.stop()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None:
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._end, sig == signal.SIGINT or bool(self._ending))
+
+    def _obey(self, order: Order) -> None:
+        if order is Order.LEAVE:
+            for acceptor in self.servers:
+                acceptor.close()
+        self._end(order is Order.END)
 
     def _end(self, at_once: bool) -> None:
         self._ending.add(asyncio.get_running_loop().create_task(self._drain(at_once)))
@@ -151,6 +217,9 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
+        if self._worker is not None:
+            yield
+            return
         signals = (signal.SIGINT, signal.SIGTERM)
         before = {sig: signal.signal(sig, self.handle_exit) for sig in signals}
         try:
@@ -160,33 +229,24 @@ class _Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
 
-class _Application:
-    """The application with the hub's life around it."""
-
-    def __init__(self, settings: Settings, hub: Hub, app: ASGIApp | None) -> None:
-        self._settings = settings
-        self._hub = hub
-        self._own = app is None
-        self._app = app or build(hub)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            return await self._app(scope, receive, send)
-        # The protocol classes find them in the state that uvicorn hands to them.
-        scope["state"]["twinwire.settings"] = self._settings
-        if not self._own:
-            return await self._app(scope, receive, send)
-        await receive()
-        try:
-            await self._hub.start()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the user reads one line)
-            _log.error("cannot start: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._hub.stop()
-        await send({"type": "lifespan.shutdown.complete"})
+def _config(app: ASGIApp, settings: Settings, *, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        # Never made by uvicorn: that there is one lets requests to upgrade through.
+        ws=WebSocketSink,
+        ws_max_size=settings.message_max_bytes,
+        # Our own pings are the protocol's; and a shared frame must not be mixed with a stateful
+        # compressor on one connection.
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        lifespan=lifespan,
+        log_config=None,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
