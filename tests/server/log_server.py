@@ -1,7 +1,7 @@
 """The plainest log that several processes can share: a server in the tests' own process.
 
 Lines of JSON. A client is told where the log begins, all that it holds and then "warm"; what is
-appended by anybody is told to everybody.
+appended by anybody is told to everybody, and so are notices.
 """
 
 from __future__ import annotations
@@ -68,17 +68,24 @@ class LogServer:
                 _say(client, {"warm": True})
                 self._clients.append(client)
             for line in lines:
-                self._append(client, msgspec.json.decode(line))
+                with self._lock:
+                    match msgspec.json.decode(line):
+                        case {"append": records}:
+                            self._append(client, records)
+                        case notice:
+                            self._say_all(notice)
 
-    def _append(self, client: socket.socket, request: dict[str, Any]) -> None:
-        with self._lock:
-            seq, now = len(self._records), time.time_ns() // 1_000_000
-            new = [[seq + n, now, record] for n, record in enumerate(request["append"], 1)]
-            self._records += new
-            for each in self._clients:
-                with suppress(OSError):
-                    _say(each, {"events": new})
-            _say(client, {"answer": [n for n, _, _ in new]})
+    def _append(self, client: socket.socket, records: list[str]) -> None:
+        seq, now = len(self._records), time.time_ns() // 1_000_000
+        new = [[seq + n, now, record] for n, record in enumerate(records, 1)]
+        self._records += new
+        self._say_all({"events": new})
+        _say(client, {"answer": [n for n, _, _ in new]})
+
+    def _say_all(self, what: dict[str, Any]) -> None:
+        for client in self._clients:
+            with suppress(OSError):  # it has gone
+                _say(client, what)
 
     def __enter__(self) -> Self:
         self.listen()

@@ -56,6 +56,8 @@ class LogBroker:
                     )
                 case {"answer": seqs}:
                     self._waiting.popleft().set_result([Position(self._epoch, n) for n in seqs])
+                case {"notice": notice}:
+                    tail.hear(base64.b64decode(notice))
                 case _:
                     warm.set()
 
@@ -70,7 +72,7 @@ class LogBroker:
         return Earlier(upto, [], upto)
 
     async def tell(self, notice: bytes) -> None:
-        raise NotImplementedError
+        self._writer.write(msgspec.json.encode({"notice": notice}) + b"\n")
 
     async def close(self) -> None:
         if self._task is not None:

@@ -99,6 +99,11 @@ def test_a_position_from_one_worker_is_good_on_another(log: LogServer) -> None:
                 assert [block.id for block in each.events(4)] == later
 
 
+def test_each_worker_is_a_node_and_knows_the_others(log: LogServer) -> None:
+    with Workers(log, 3) as server, Api(server.port) as api:
+        wait_until(lambda: len(api.result("info")["nodes"]) == 3)
+
+
 def test_a_free_port_is_one_port_for_all(log: LogServer) -> None:
     server = Workers(log, 2)
     server.argv[server.argv.index("--port") + 1] = "0"
