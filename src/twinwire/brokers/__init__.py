@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinwire.brokers import redis
 from twinwire.brokers.base import Broker as Broker
 from twinwire.brokers.base import Config as Config
 from twinwire.errors import BadSettings
@@ -18,6 +19,9 @@ def connect(url: str, config: Config = Config()) -> Broker:  # noqa: B008 (an im
         from twinwire.brokers.sqlite import SqliteBroker, path_of
 
         return SqliteBroker(path_of(url), config)
+    if scheme in redis.SCHEMES:
+        return redis.connect(url, config)
     raise BadSettings(
-        f"broker: {scheme or url!r} is not known; known are: memory://, sqlite:///FILE"
+        f"broker: {scheme or url!r} is not known; known are: memory://, sqlite:///FILE, "
+        "redis://HOST"
     )

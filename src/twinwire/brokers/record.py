@@ -47,9 +47,15 @@ def pack(draft: Draft) -> bytes:
 
 def unpack(record: bytes, position: Position, time: int) -> Event:
     """The event that was stored as `record`; `time` in ms. Raises `BrokerError`: it is foreign."""
+    return unpack_at(record, *position, time)
+
+
+def unpack_at(record: bytes, epoch: int, seq: int, time: int) -> Event:
+    """`unpack` for many: making each a `Position` first takes half as long again."""
     try:
         found = _decode(record)
     except msgspec.MsgspecError as error:
+        position = Position(epoch, seq)
         raise BrokerError(f"at {position} there is no event of twinwire's: {error}") from None
     publisher = None
     if found.publisher is not None:
@@ -60,7 +66,7 @@ def unpack(record: bytes, position: Position, time: int) -> Event:
     key, kind = found.key and intern(found.key), found.type and intern(found.type)
     tags = _shared(tuple(found.tags.items())) if found.tags else None
     return Event(
-        intern(found.channel), found.data, position.epoch, position.seq, time,
+        intern(found.channel), found.data, epoch, seq, time,
         found.kind, key, kind, tags, publisher,
     )  # fmt: skip
 

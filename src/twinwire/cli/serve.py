@@ -181,8 +181,9 @@ def _toml(value: Any) -> str | None:
         case SecretStr():
             return '"**********"'
         case str():
-            # The password of a broker's URL.
-            return json.dumps(re.sub(r"(?<=://)([^/@]*):[^/@]*@", r"\1:***@", value))
+            # The passwords of a broker's URL.
+            value = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", value)
+            return json.dumps(re.sub(r"(?<=password=)[^&]*", "***", value))
         case tuple():
             return f"[{', '.join(str(_toml(item)) for item in value)}]"
         case BaseModel():
