@@ -4,12 +4,14 @@ To point these at a broker of another kind, add its name to `new_hub` and what m
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
+from tests.brokers.redis.servers import Store, valkey
 from tests.test_nodes import QUICK, Connection, there
 from tests.together import Together
 from tests.waiting import until
@@ -18,11 +20,14 @@ from twinwire import Hub
 NewHub = Callable[..., Hub]
 
 
-@pytest.fixture(params=["together"])
-def new_hub(request: pytest.FixtureRequest) -> NewHub:
+@pytest.fixture(params=["together", "redis"])
+def new_hub(request: pytest.FixtureRequest) -> Iterator[NewHub]:
     """Makes nodes of one hub, with the settings that it is given."""
-    assert request.param == "together"
-    return Together().hub
+    if request.param == "together":
+        yield Together().hub
+    else:
+        with Store(valkey()) as store:
+            yield partial(Hub, store.url)
 
 
 @asynccontextmanager
