@@ -21,7 +21,15 @@ def connect(url: str, config: Config = Config()) -> Broker:  # noqa: B008 (an im
         return SqliteBroker(path_of(url), config)
     if scheme in redis.SCHEMES:
         return redis.connect(url, config)
+    if scheme in ("nats", "tls", "nats+tls"):
+        try:
+            from twinwire.brokers import nats
+        except ImportError:
+            raise BadSettings(
+                "broker: nats:// needs the package nats-py: pip install 'twinwire[nats]'"
+            ) from None
+        return nats.NatsBroker(nats.parse(url), config)
     raise BadSettings(
         f"broker: {scheme or url!r} is not known; known are: memory://, sqlite:///FILE, "
-        "redis://HOST"
+        "redis://HOST, nats://HOST:4222"
     )

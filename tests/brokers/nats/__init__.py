@@ -1,0 +1,1 @@
+"""Tests of the NATS broker, against a real server."""
