@@ -85,6 +85,19 @@ def test_bytes_and_age_trim_as_well() -> None:
     assert book.trim(100_000) == 100
 
 
+def test_what_comes_fast_presses() -> None:
+    book = Book(Retention(80), 1000)
+    pressing = []
+    for number in (1, 2):
+        book.note(number, message(number, "a" * 5))
+        pressing.append(book.pressing)
+    book.cover(end(2))
+    assert [*pressing, book.pressing] == [False, True, False]
+    book = Book(Retention(0, 400), 1000)
+    book.note(1, message(1, "a" * 10))
+    assert book.pressing
+
+
 def test_without_limits_nothing_is_trimmed() -> None:
     book = Book(Retention(), 1000)
     for number in range(1, 101):

@@ -25,8 +25,8 @@ hubs = iter(range(1_000_000))
 
 
 class TestContract(SharedContract, PersistentContract):
-    # Trimmed is what was covered, now and then.
-    slack = 100
+    # The log is trimmed now and then, behind the appends.
+    slack = 2000
 
     @pytest.fixture(autouse=True)
     def place(self, shared: NatsServer) -> None:

@@ -57,6 +57,7 @@ class Book:
         self.total = self.points[-1]._replace(message=self.noted)
         """All that it was told of."""
 
+        self._before = self.total
         self._changed: dict[tuple[str, str | None], Event] = {}
 
     def note(self, message: int, events: Sequence[Event]) -> None:
@@ -92,9 +93,19 @@ class Book:
         if seq <= self.covered:
             return
         self.covered = seq
+        self._before = self.total
         changed = self._changed
         while changed and changed[key := next(iter(changed))].seq <= seq:
             del changed[key]
+
+    @property
+    def pressing(self) -> bool:
+        """Whether so much has come since that what is kept would be more by an eighth soon."""
+        keep, total, before = self._keep, self.total, self._before
+        return bool(
+            (keep.events and 8 * (total.events - before.events) >= keep.events)
+            or (keep.bytes and 8 * (total.bytes - before.bytes) >= keep.bytes)
+        )
 
     def page(self, most: int) -> Page | None:
         """The oldest of what has changed, at most so many, or None if nothing has."""

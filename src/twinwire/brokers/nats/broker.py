@@ -47,6 +47,9 @@ _LAST_DELAY: Final = 2.0
 _KEEP: Final = 1.0
 """Seconds between two writings of the book, at least; twice that at most."""
 
+_APART: Final = 0.02
+"""Seconds by which nodes are spread that have to write at once."""
+
 _PORTION: Final = 5000
 """Events of a warm start that are delivered at once."""
 
@@ -70,6 +73,7 @@ class NatsBroker:
         self._session: _Session | None = None
         self._waiting: list[asyncio.Future[Session]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._pressing = asyncio.Event()
 
     # Beginning and end
 
@@ -109,6 +113,7 @@ class NatsBroker:
             future.cancel()
         session, self._session = self._session, None
         if session is not None:
+            session.cancel()
             # Whoever opens it next would read from the log what is not written now.
             last = asyncio.create_task(self._write_book(session))
             await asyncio.wait((last,), timeout=_KEEP)
@@ -252,6 +257,8 @@ class NatsBroker:
             self._book.note(number, some)
             events += some
         self._told = Known(epoch, came[-1].number, came[-1].time)
+        if self._book.pressing:
+            self._pressing.set()
         if events:
             self._tail.deliver(events)
 
@@ -272,7 +279,12 @@ class NatsBroker:
 
     async def _keep(self, session: _Session) -> None:
         while True:
-            await asyncio.sleep(_KEEP * (1 + random.random()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KEEP * (1 + random.random())):
+                    await self._pressing.wait()
+                    # All nodes have noticed at once, and one of them is enough.
+                    await asyncio.sleep(_APART * random.random())
+            self._pressing.clear()
             await self._write_book(session)
 
     async def _write_book(self, session: _Session) -> None:

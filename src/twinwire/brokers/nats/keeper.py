@@ -105,10 +105,12 @@ class Keeper:
         number, checkpoint = await self._last()
         if checkpoint is not None:
             self._book.cover(self._valid(checkpoint)[0])
-        while (page := self._book.page(_PAGE)) is not None:
+        # What comes meanwhile is for the next time: it might never come to an end.
+        goal = end(self._book.noted)
+        while self._book.covered < goal and (page := self._book.page(_PAGE)) is not None:
             number = await self._write(page.events, page.covers, number)
             if not number:
-                return
+                break
             self._book.cover(page.covers)
         await self._trim(now)
 

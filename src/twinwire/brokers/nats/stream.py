@@ -145,6 +145,8 @@ class Streams:
                     config["num_replicas"] = 1
                 try:
                     info = await link.api(f"STREAM.CREATE.{name}", config)
+                    if name == self.log:
+                        await link.publish(self.renewed)
                 except ApiError as refusal:
                     if refusal.code == _NAME_TAKEN:
                         continue  # another node was faster
