@@ -20,11 +20,13 @@ from twinwire import Hub
 NewHub = Callable[..., Hub]
 
 
-@pytest.fixture(params=["together", "redis"])
+@pytest.fixture(params=["together", "redis", "nats"])
 def new_hub(request: pytest.FixtureRequest) -> Iterator[NewHub]:
     """Makes nodes of one hub, with the settings that it is given."""
     if request.param == "together":
         yield Together().hub
+    elif request.param == "nats":
+        yield partial(Hub, request.getfixturevalue("nats_url"))
     else:
         with Store(valkey()) as store:
             yield partial(Hub, store.url)

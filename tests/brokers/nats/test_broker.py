@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.brokers.nats.server import NatsServer
 from tests.relay import Relay
 from twinwire.brokers import Broker, Config, connect
@@ -227,6 +229,36 @@ async def test_a_server_that_does_not_answer_does_not_hold_up_the_end(server: Na
 async def test_another_server_is_taken_when_one_is_away(server: NatsServer, free_port: int) -> None:
     async with opened(f"nats://127.0.0.1:{free_port},127.0.0.1:{server.port}") as node:
         await node.append(Draft("a", b"1"))
+
+
+async def test_opened_again_it_tells_where_the_log_begins_and_knows_what_it_knew(
+    server: NatsServer,
+) -> None:
+    broker = connect(server.url, CONFIG)
+    for number in range(3):
+        heard = Strict()
+        await broker.open(heard)
+        assert [event.data for event in heard.events] == [b"%d" % n for n in range(number)]
+        (position,) = await Node(broker, heard).append(Draft("a", b"%d" % number))
+        await broker.close()
+    await delete(server, HUB)
+    heard = Strict()
+    await broker.open(heard)
+    assert heard.begins[0][0].epoch > position.epoch
+    await broker.close()
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing_behind(server: NatsServer) -> None:
+    async with Relay(server.port) as relay:
+        for pause in (0, 0.001, 0.003, 0.01):
+            broker = connect(f"nats://127.0.0.1:{relay.port}", CONFIG)
+            opening = asyncio.ensure_future(broker.open(Strict()))
+            await asyncio.sleep(pause)
+            opening.cancel()
+            await asyncio.wait((opening,))
+            await broker.close()
+        async with opened(f"nats://127.0.0.1:{relay.port}") as node:
+            await node.append(Draft("a", b"1"))
 
 
 # Crashes
@@ -604,6 +636,30 @@ async def test_a_permission_that_is_missing_is_told_at_once(tmp_path: Path) -> N
         text = await refusal(f"nats://u:hidden@127.0.0.1:{server.port}", wait=30)
         assert "permissions violation for publish" in text
         assert "docs/operations.md" in text
+
+
+async def test_the_permissions_in_the_docs_are_enough(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (permissions,) = re.findall(r"```text\n(permissions: .+?)```", text, re.DOTALL)
+    users = f"users: [{{ user: u, password: p, {permissions} }}]"
+    with NatsServer(tmp_path / "nats", f"authorization {{ {users} }}") as server:
+        url = f"nats://u:p@127.0.0.1:{server.port}"
+        config = CONFIG._replace(keep=Retention(10))
+        async with opened(url, config) as node:
+            for number in range(50):
+                await node.append(Draft("a", b"%d" % number + b"x" * 60_000, key=f"k{number % 5}"))
+            # Enough for flow control.
+            await node.append(*(Draft("b", b"x" * 60_000) for _ in range(200)))
+            await node.broker.tell(b"x")
+            await node.heard.until(lambda: node.heard.notices == [b"x"])
+            session = node.broker._session  # type: ignore[attr-defined]
+            found = await session.keeper._streams.look(session.link)
+            await session.keeper._streams.renew(session.link, found, None, None)
+            await node.heard.until(lambda: len(node.heard.begins) == 2)
+            await node.append(Draft("a", b"1"))
+            assert session.link._denied == ""
+        async with opened(url, config) as node:
+            assert len(newest([*node.heard.begins[0][1], *node.heard.events])) == 7
 
 
 async def test_an_older_server_is_told(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ class NatsBroker:
         delay = _FIRST_DELAY
         while True:
             try:
-                session = await self._connect()
+                session = await self._connect(first=True)
                 break
             except Gone as error:
                 if loop.time() + delay > deadline:
@@ -153,13 +153,13 @@ class NatsBroker:
                 if not isinstance(error, Gone):
                     _log.warning("%s", error)
 
-    async def _connect(self) -> _Session:
+    async def _connect(self, *, first: bool = False) -> _Session:
         server = self._servers.pop(0)
         self._servers.append(server)
         link = await Link.open(self._address, server, self._patience)
         self._servers += [other for other in link.others if other not in self._servers]
         try:
-            return await self._begin(link)
+            return await self._begin(link, first)
         except BaseException:
             link.end("given up")
             await link.closed()
@@ -193,12 +193,15 @@ class NatsBroker:
             return told
         return max(told, wrote, key=lambda known: known.message)
 
-    async def _begin(self, link: Link) -> _Session:
+    async def _begin(self, link: Link, first: bool) -> _Session:
         found, verdict = await self._judge(link)
         keeper = Keeper(link, self._streams, found.renewals, self._book)
         session = _Session(self, link, found, keeper)
-        if verdict is not Verdict.SAME:
-            await self._begin_anew(link, found, keeper, verdict)
+        if first or verdict is not Verdict.SAME:
+            floor = 0
+            if self._told is not None and not first:
+                floor = self._told.message if verdict is Verdict.TRIMMED else found.begins
+            await self._begin_anew(link, found, floor, keeper)
         told = self._told
         assert told is not None
         await link.subscribe(self._streams.notices, self._heard)
@@ -222,10 +225,8 @@ class NatsBroker:
             found = await streams.renew(link, found, known, self._told)
         raise Gone(f"nats: the log {streams.log} is not what it was time and again")
 
-    async def _begin_anew(self, link: Link, found: Found, keeper: Keeper, verdict: Verdict) -> None:
-        floor = 0
-        if self._told is not None:
-            floor = self._told.message if verdict is Verdict.TRIMMED else found.begins
+    async def _begin_anew(self, link: Link, found: Found, floor: int, keeper: Keeper) -> None:
+        """Tell where the log begins, after the message `floor` or later, and what is warm of it."""
         there = None
         if found.first <= found.last:
             there = await self._streams.stored(link, found.last)
