@@ -1,6 +1,8 @@
 """What the NATS broker outlives: cuts, crashes, frozen servers, lost data; and what it says."""
 
 import asyncio
+import base64
+import binascii
 import json
 import logging
 import random
@@ -10,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import nkeys  # type: ignore[import-untyped]  # it has none
 import pytest
 
 from tests import ROOT
@@ -683,6 +686,81 @@ async def test_files_that_cannot_be_read_are_named(server: NatsServer, tmp_path:
     for name in ("credentials", "ca"):
         missing = tmp_path / "missing.pem"
         assert f"{missing} cannot be read" in await refusal(f"{server.url}?{name}={missing}")
+
+
+async def test_a_file_that_has_no_credentials_in_it_is_told(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "my.creds"
+    file.write_text("hidden")
+    assert f"{file} is no credentials file" in await refusal(f"{server.url}?credentials={file}")
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_credentials_are_a_login(tmp_path: Path, good: bool) -> None:
+    operator, system, account, user, other = (Key(kind) for kind in "OAAUU")
+    all_of = dict.fromkeys(["subs", "conn", "data", "payload", "imports", "exports", "leaf"], -1)
+    storage = dict.fromkeys(["disk_storage", "mem_storage", "streams", "consumer"], -1)
+    accounts = ", ".join(
+        f"{key.name}: "
+        + operator.signed(key, {"type": "account", "version": 2, "limits": all_of | more})
+        for key, more in ((system, {}), (account, storage))
+    )
+    settings = (
+        f"operator: {operator.signed(operator, {'type': 'operator', 'version': 2})}\n"
+        f"system_account: {system.name}\nresolver: MEMORY\nresolver_preload: {{ {accounts} }}"
+    )
+    jwt = account.signed(
+        user, {"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1}
+    )
+    seed = (user if good else other).seed
+    file = tmp_path / "my.creds"
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+    with NatsServer(tmp_path / "nats", settings) as server:
+        url = f"{server.url}?credentials={file}"
+        if good:
+            async with opened(url) as node:
+                await node.append(Draft("a", b"1"))
+        else:
+            assert "refuses the login" in await refusal(url, wait=30)
+
+
+class Key:
+    """A key of NATS's, and what it signs; enough of it for a server to take a user's word."""
+
+    def __init__(self, kind: str) -> None:
+        prefix = {"O": 14 << 3, "A": 0, "U": 20 << 3}[kind]
+        raw = random.Random(random.random()).randbytes(32)
+        head = bytes([(18 << 3) | (prefix >> 5), (prefix & 31) << 3])
+        self.seed = self._text(head + raw)
+        self._pair = nkeys.from_seed(bytearray(self.seed.encode()))
+        self.name = self._pair.public_key.decode()
+
+    @staticmethod
+    def _text(data: bytes) -> str:
+        check = binascii.crc_hqx(data, 0).to_bytes(2, "little")
+        return base64.b32encode(data + check).decode().rstrip("=")
+
+    def signed(self, subject: "Key", claims: dict[str, object]) -> str:
+        """A JWT about `subject`."""
+        body = {
+            "sub": subject.name,
+            "iss": self.name,
+            "iat": 1,
+            "jti": "x",
+            "name": "n",
+            "nats": claims,
+        }
+        parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, body]
+        text = ".".join(_url64(json.dumps(part).encode()) for part in parts)
+        return f"{text}.{_url64(self._pair.sign(text.encode()))}"
+
+
+def _url64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 async def test_no_password_goes_over_a_plain_connection_if_tls_was_asked_for(

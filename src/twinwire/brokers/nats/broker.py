@@ -74,6 +74,8 @@ class NatsBroker:
         self._waiting: list[asyncio.Future[Session]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._pressing = asyncio.Event()
+        self._begun = False
+        """Whether the hub was told where the log begins, since it was opened."""
 
     # Beginning and end
 
@@ -81,11 +83,12 @@ class NatsBroker:
         """See `Broker.open`."""
         loop = asyncio.get_running_loop()
         self._tail = tail
+        self._begun = False
         deadline = loop.time() + self._config.wait
         delay = _FIRST_DELAY
         while True:
             try:
-                session = await self._connect(first=True)
+                session = await self._connect()
                 break
             except Gone as error:
                 if loop.time() + delay > deadline:
@@ -152,14 +155,16 @@ class NatsBroker:
                 self._writer.why = str(error)
                 if not isinstance(error, Gone):
                     _log.warning("%s", error)
+            except Exception:  # noqa: BLE001 (whatever it is, without a session everybody would wait for ever)
+                _log.exception("nats: a session could not be begun")
 
-    async def _connect(self, *, first: bool = False) -> _Session:
+    async def _connect(self) -> _Session:
         server = self._servers.pop(0)
         self._servers.append(server)
         link = await Link.open(self._address, server, self._patience)
         self._servers += [other for other in link.others if other not in self._servers]
         try:
-            return await self._begin(link, first)
+            return await self._begin(link)
         except BaseException:
             link.end("given up")
             await link.closed()
@@ -193,13 +198,13 @@ class NatsBroker:
             return told
         return max(told, wrote, key=lambda known: known.message)
 
-    async def _begin(self, link: Link, first: bool) -> _Session:
+    async def _begin(self, link: Link) -> _Session:
         found, verdict = await self._judge(link)
         keeper = Keeper(link, self._streams, found.renewals, self._book)
         session = _Session(self, link, found, keeper)
-        if first or verdict is not Verdict.SAME:
+        if verdict is not Verdict.SAME or not self._begun:
             floor = 0
-            if self._told is not None and not first:
+            if self._told is not None and self._begun:
                 floor = self._told.message if verdict is Verdict.TRIMMED else found.begins
             await self._begin_anew(link, found, floor, keeper)
         told = self._told
@@ -237,6 +242,7 @@ class NatsBroker:
         self._wrote = None
         if self._tail is None:
             return
+        self._begun = True
         self._tail.begin(Position(found.epoch, beginning.after), beginning.latest)
         for start in range(0, len(beginning.events), _PORTION):
             if start:
@@ -295,6 +301,8 @@ class NatsBroker:
             pass  # the next time, or the next session
         except BrokerError as error:
             _log.warning("nats: the newest events of keys are not kept: %s", error)
+        except Exception:  # noqa: BLE001 (the next time is another try)
+            _log.exception("nats: the newest events of keys are not kept")
 
     # What the hub asks for
 

@@ -12,6 +12,7 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -97,14 +98,13 @@ class Link:
         Raises `Gone`, or `BrokerError` where trying again would not help.
         """
         context = None
-        try:
-            if address.tls or address.ca is not None:
+        if address.tls or address.ca is not None:
+            try:
                 context = ssl.create_default_context(cafile=address.ca)
-            if address.credentials is not None:
-                address.credentials.read_bytes()
-        except OSError as error:
-            what = address.ca if context is None and address.ca else address.credentials
-            raise BrokerError(f"nats: {what} cannot be read: {error}") from None
+            except (OSError, ssl.SSLError) as error:
+                raise BrokerError(f"nats: {address.ca} cannot be read: {error}") from None
+        if address.credentials is not None:
+            _check_credentials(address.credentials)
         link = cls(server, address.tls, patience)
         try:
             async with asyncio.timeout(patience):
@@ -129,7 +129,10 @@ class Link:
                 link._inbox = link._client.new_inbox()
                 await link._client.subscribe(f"{link._inbox}.*", cb=link._answered)
             link._check()
-        except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+        except BrokerError:
+            link.end("refused")
+            raise
+        except Exception as error:  # noqa: BLE001 (nats-py lets through what is raised below it)
             link.end("could not connect")
             raise link._refusal(error) from None
         except BaseException:
@@ -155,6 +158,12 @@ class Link:
         lower = text.lower()
         if isinstance(error, ssl.SSLError) or "no tls" in lower:
             return BrokerError(f"nats: no secure connection to {self.server}: {text}")
+        if isinstance(error, ImportError):
+            return BrokerError(
+                "nats: credentials need the package nkeys: pip install 'twinwire[nats]'"
+            )
+        if type(error).__module__.startswith(("nkeys", "binascii")):
+            return BrokerError("nats: the credentials file has no valid key in it")
         if "authorization" in lower or "authentication" in lower or "credential" in lower:
             return BrokerError(
                 f"nats: {self.server} refuses the login: check user, password, token or "
@@ -277,7 +286,8 @@ class Link:
         finally:
             timer.cancel()
             del self._waiting[token]
-            future.cancel()
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # seen, also where something else was faster
         if answer.headers and answer.headers.get("Status") == "503":
             raise Gone(f"nats: nobody listens on {subject}")
         return answer
@@ -335,6 +345,16 @@ class Link:
     def new_inbox(self) -> str:
         """A subject that nobody else has."""
         return self._client.new_inbox()
+
+
+def _check_credentials(path: Path) -> None:
+    """Raises `BrokerError` for a file that nats-py would read for ever."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise BrokerError(f"nats: {path} cannot be read: {error}") from None
+    if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
+        raise BrokerError(f"nats: {path} is no credentials file: it has no user JWT and NKey seed")
 
 
 _PASSING: Final = {10004, 10005, 10008, 10009}

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from twinwire.brokers.nats.message import SLOTS, Item, Part, Place, divide, item
 from twinwire.brokers.nats.store import Letter, store
 from twinwire.core.event import Draft, Position
 from twinwire.errors import BrokerError
+
+_log = logging.getLogger("twinwire")
 
 _HEADERS: Final = 1024
 """Bytes of a message that are left for its headers."""
@@ -152,6 +155,9 @@ class Writer:
                     on.link.end(str(error))
                 except BrokerError as error:
                     _fail(group, error)
+                except Exception:  # noqa: BLE001 (those who come later must not wait for ever)
+                    _log.exception("nats: an append has failed")
+                    _fail(group, BrokerError("nats: an append has failed, see the log"))
                 else:
                     if positions is None:
                         await asyncio.sleep(_AGAIN)
