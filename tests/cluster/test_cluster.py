@@ -16,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.brokers.nats.server import NatsServer
 from tests.brokers.redis.servers import AOF, Store, valkey
 from tests.chaos.crowd import Client, Source, check, until_live
 from tests.cluster.balancer import Balancer
@@ -44,9 +45,10 @@ class Backend(Protocol):
     def thaw(self) -> None: ...
 
 
-@pytest.fixture(params=["valkey"])
+@pytest.fixture(params=["valkey", "nats"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    with Store(valkey(), *AOF) as running:
+    server = Store(valkey(), *AOF) if request.param == "valkey" else NatsServer(tmp_path / "nats")
+    with server as running:
         yield running
 
 
@@ -75,7 +77,7 @@ async def test_every_ledger_adds_up_whatever_is_killed_or_frozen(
         async with Publisher(nodes[0].url) as one, Publisher(nodes[1].url) as two:
             source = Source(random.Random(f"{seed}:source"), one, two)
             await source.publish("chaos.a.v", None)
-            begin = Position(source.entries[0].position.epoch, 0)
+            begin = source.entries[0].position
             clients = [Client(n, balancer.url, begin, dice) for n in range(CLIENTS)]
             following = [asyncio.create_task(client.run()) for client in clients]
             publishing = asyncio.create_task(source.run())
