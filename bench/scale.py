@@ -75,7 +75,7 @@ class Node:
             self.log.append(event)
             self.lanes.append(event)
         writes = 0
-        for cut in self.lanes.cut(self.log.head):
+        for cut in self.lanes.cuts(self.log):
             data, position = cut.data, cut.position
             for feed in cut.members:
                 if cut.awaited_by(feed) and data:

@@ -1,8 +1,8 @@
 """The fan-out: log → lanes → sinks. It decides who is written what and when; sinks do the I/O.
 
 1. What is appended goes to the log and to the lanes in the same step.
-2. A tick cuts the lanes and writes each cut to the lane's members; feeds that are behind read the
-   log in between. All of it is cut into slices, between which the loop serves others.
+2. A tick goes through the lanes: it cuts each and writes the cut to the lane's members. Then feeds
+   that are behind read the log. All of it is cut into slices, between which the loop serves others.
 3. The next tick starts when the last write of this one is out: under load the ticks space
    themselves out and the batches grow.
 4. A sink that is full takes its feed out of its lane, with its position. When it has drained the
@@ -17,11 +17,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
 from twinwire.core.event import Event, Position
 from twinwire.core.feed import Feed, Mode, Start
-from twinwire.core.lane import Lanes
+from twinwire.core.lane import Cut, Lanes
 from twinwire.core.log import Log
 from twinwire.core.recovery import Recovery, subscribe
 from twinwire.core.replay import Replay
@@ -88,11 +89,12 @@ class Fanout:
         self.feeds: dict[Feed, int] = {}
         """All feeds, and what is reckoned for each in `memory`."""
         self.ahead = 0
-        """Events appended since the last cut."""
+        """Events appended since the last tick began. What came before that has been taken by all
+        lanes when the tick is over."""
         self.ahead_bytes = 0
         """The bytes of their data."""
         self.cut = asyncio.Event()
-        """Set by every cut."""
+        """Set by every tick, when it begins."""
         self._memory = 0
         self._slice = slice_ms / 1000
         self._read_bytes = read_bytes
@@ -247,19 +249,10 @@ class Fanout:
     def _round(self) -> Iterator[None]:
         """One tick, then as much time for the reading of those behind; in small steps."""
         begun = time.perf_counter()
-        cuts = self.lanes.cut(self.log.head)
-        while self._due:
-            cuts += self.lanes.cut_paced(self._due.pop(), self.log)
         self._level()
-        waiting, self._awaiting_cut = self._awaiting_cut, []
-        for feed in waiting:
-            if feed in self.feeds and feed.lane is None:
-                self._read_on(feed)
-        # Each goes with the bytes that it holds as soon as it is written.
-        cuts.reverse()
         written = 0
-        while cuts:
-            cut = cuts.pop()
+        waiting, self._awaiting_cut = self._awaiting_cut, []
+        for cut in chain(self.lanes.cuts(self.log), self._cuts_due()):
             data, lane, position, broken = cut.data, cut.lane, cut.position, cut.broken
             for feed in cut.members:
                 # As `Cut.awaited_by`: a call here costs a tenth of the whole.
@@ -268,6 +261,9 @@ class Fanout:
                 written += 1
                 if not written % _STEP:
                     yield
+        for feed in waiting:
+            if feed in self.feeds and feed.lane is None:
+                self._read_on(feed)
         now = time.perf_counter()
         until = now + max(self._slice, now - begun)
         for _ in range(len(self._behind)):
@@ -277,6 +273,12 @@ class Fanout:
                 yield
             if time.perf_counter() > until:
                 break
+
+    def _cuts_due(self) -> Iterator[Cut]:
+        """Of the paced lanes whose time has come."""
+        due, self._due = self._due, set()
+        for pace in due:
+            yield from self.lanes.cut_paced(pace, self.log)
 
     def _give(self, feed: Feed, data: Any, position: int, broken: Reason | None) -> None:
         sink = feed.sink

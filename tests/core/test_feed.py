@@ -187,7 +187,7 @@ def test_who_wants_the_latest_skips_what_is_superseded_only_when_behind() -> Non
     for name in ("a=k", "a=k"):
         publish(log, name)
         reader.lanes.append(log.history("a", limit=1, reverse=True)[0])
-    (cut,) = reader.lanes.cut(log.head)
+    (cut,) = reader.lanes.cuts(log)
     assert reader.wire.read(cut.data) == [Part(4, ""), Part(5, "")]
 
 
@@ -301,7 +301,7 @@ def test_a_feed_with_subscriptions_further_on_does_not_join_a_batch_they_have_ha
     assert two.subscribe("b", None).start == at(2)
     assert two.step() == []
     assert not two.live
-    one.lanes.cut(log.head)
+    list(one.lanes.cuts(log))
     assert two.step() == [(1, "a")]
     assert two.live
 

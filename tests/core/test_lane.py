@@ -37,7 +37,7 @@ class Ground:
         return feed
 
     def cut(self) -> list[Cut]:
-        return self.lanes.cut(self.log.head)
+        return list(self.lanes.cuts(self.log))
 
     def write(self, cuts: list[Cut]) -> None:
         for cut in cuts:

@@ -7,7 +7,7 @@ over what they read, as real ones could (see `tests.core.books`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any, cast
 
@@ -26,7 +26,8 @@ from tests.core.samples import CHANNELS, EPOCH, KEYS, PATTERNS, channels, select
 from tests.core.wires import Encoding, Part, TestWire
 from twinwire.core.event import Pattern, Position, Selection
 from twinwire.core.feed import Feed, Gap, Mode, Start, Why
-from twinwire.core.lane import Cut, Lane, Lanes, ordered
+from twinwire.core.batch import ordered
+from twinwire.core.lane import Cut, Lane, Lanes
 from twinwire.core.log import OVERHEAD, Log, Retention
 from twinwire.core.recovery import subscribe
 from twinwire.core.replay import Replay
@@ -60,7 +61,7 @@ def step(**drawn: st.SearchStrategy[Any]) -> Callable[[Action], Action]:
         @wraps(action)
         def both(self: "World", published: int, tick: int | None, **drawn: Any) -> None:
             self.publish(published)
-            if tick is not None and not self.writes:
+            if tick is not None and not (self.round or self.writes):
                 self.tick(paced=published % 2 == 0, writes=tick)
             action(self, **drawn)
 
@@ -112,6 +113,8 @@ class World(RuleBasedStateMachine):
         self.lanes = Lanes()
         self.replay = Replay(self.log, limit=replay[0], kept=replay[1])
         self.truth = Truth()
+        self.round: Iterator[list[Cut]] | None = None
+        self.was_cut: set[Lane] = set()
         self.writes: deque[tuple[Cut, Feed]] = deque()
         self.clients = []
         self.of: dict[Feed, Client] = {}
@@ -164,28 +167,55 @@ class World(RuleBasedStateMachine):
     # The fan-out
 
     def tick(self, paced: bool, writes: int) -> None:
-        cuts = self.lanes.cut(self.log.head)
-        assert not self.lanes.dirty
-        for pace in list(self.lanes.paces) if paced else ():
-            cuts += self.lanes.cut_paced(pace, self.log)
-        lanes = [(cut.lane.wire, cut.lane.selection, cut.lane.pace) for cut in cuts]
-        assert len(lanes) == len(set(lanes))
-        self.writes.extend((cut, feed) for cut in cuts for feed in cut.members)
+        self.round = self.cuts(paced)
+        self.was_cut.clear()
         self.write(writes)
+
+    def cuts(self, paced: bool) -> Iterator[list[Cut]]:
+        """Of one tick. Each is taken when the next one is asked for, paced ones all at once."""
+        for cut in self.lanes.cuts(self.log):
+            assert cut.position == self.log.head
+            assert not cut.lane.dirty
+            yield [cut]
+        for pace in list(self.lanes.paces) if paced else ():
+            yield self.lanes.cut_paced(pace, self.log)
 
     @step(count=st.integers(1, 3))
     def write_some(self, count: int) -> None:
         self.write(count)
 
-    def write(self, count: int) -> None:
-        while self.writes and count:
+    @step(count=st.integers(1, 3))
+    def cut_some(self, count: int) -> None:
+        """Lanes are cut while what others were cut with has still to be written."""
+        while count and self.cut():
             count -= 1
-            cut, feed = self.writes.popleft()
-            if cut.awaited_by(feed):
-                self.deliver(self.of[feed], cut.data)
-                feed.position = cut.position
-                if self.of[feed].full:
-                    self.lanes.leave(feed, self.log.head)
+
+    def cut(self) -> bool:
+        """Cut the next lane of this tick; False if all have been."""
+        if self.round is None:
+            return False
+        cuts = next(self.round, None)
+        if cuts is None:
+            self.round = None
+            return False
+        for cut in cuts:
+            assert cut.lane not in self.was_cut
+            self.was_cut.add(cut.lane)
+            self.writes.extend((cut, feed) for feed in cut.members)
+        return True
+
+    def write(self, count: int) -> None:
+        while count and (self.writes or self.cut()):
+            count -= 1
+            if self.writes:
+                self.write_one(*self.writes.popleft())
+
+    def write_one(self, cut: Cut, feed: Feed) -> None:
+        if cut.awaited_by(feed):
+            self.deliver(self.of[feed], cut.data)
+            feed.position = cut.position
+            if self.of[feed].full:
+                self.lanes.leave(feed, self.log.head)
 
     def deliver(self, client: Client, joined: list[Any]) -> None:
         assert client.feed is not None
@@ -461,9 +491,9 @@ class World(RuleBasedStateMachine):
         for _ in range(3 + len(self.choice)):
             for client in self.clients:
                 self.settle(client)
-            if not self.writes:
+            if not (self.round or self.writes):
                 self.tick(paced=True, writes=0)
-            while self.writes:
+            while self.round or self.writes:
                 self.write(1)
                 for client in self.clients:
                     client.read(ENOUGH)
@@ -479,6 +509,7 @@ class World(RuleBasedStateMachine):
                 if not selector or selector in feed.selection:
                     book.account(self.log.head)
             self.close(client)
+        assert not any(batch.parts for batch in self.lanes._batches.values())
         assert len(self.lanes) == 0
         assert self.lanes.memory == 0
         assert not self.lanes._groups

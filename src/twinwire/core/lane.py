@@ -3,15 +3,16 @@
 1. A lane is one set of channels on one wire. Whoever stands in it is live: it has been written
    everything up to the lane's position or is about to be.
 2. An event is encoded once for each encoding that some lane of its channel uses, and noted once for
-   each selector in use that matches it. A tick cuts every lane that has something pending: what
-   its selectors have noted is put in order and joined (and compressed) once, and every member gets
-   the same bytes in one write. Lanes for which only one selector has something share even that.
-3. `Lane.position` is the log's head at the lane's last cut. All that is pending is after it.
+   each selector in use that matches it. A tick cuts every lane that has something pending, each
+   when its turn comes, with all that has come until then: what its selectors have noted is put in
+   order and joined (and compressed) once, and every member gets the same bytes in one write. Lanes
+   for which only one selector has something share even that, if nothing has come in between.
+3. `Lane.position` is the log's head at the lane's own last cut. All that is pending is after it.
 4. A member whose own position is behind its lane's still awaits the write of that cut. Otherwise
    it has had everything up to the cut, and with nothing pending everything up to the head.
-5. A feed joins where all that is pending lies after its position (`Lanes.goal`): at the lane's
-   position, or at the head if nothing is pending. It never joins in the middle of a batch; but a
-   new lane may begin there, and leaves out what was noted before.
+5. A feed joins where all that is pending in its lane lies after its position (`Lanes.goal`): at the
+   lane's position, or at the head if nothing is pending. It never joins in the middle of a batch;
+   but a new lane begins wherever it is opened, and leaves out what was noted before.
 6. A lane without members is gone.
 7. A paced lane is cut by time, every `pace` ms: nothing is pending in it, and its cut reads the
    newest event of each key that has changed since the last one, and declares what the log has
@@ -19,17 +20,20 @@
 
 The cost of an event is that of encoding it, and one note for each selector that matches, however
 many lanes there are: to append it to each of its lanes would touch hundreds of lists all over the
-memory. The cost of a tick is a note for each lane and selector that has something, putting each
+memory. The cost of a tick is a look at each lane and selector that has something, putting each
 lane's parts in order and joining them, and one write for each member.
+
+Parts are counted on from tick to tick, and a lane knows from where on it takes part (`Lane.begin`).
+What was noted before a tick began has been taken by all when it is over, and is dropped.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
+from twinwire.core.batch import Batch, Notes, ordered
 from twinwire.core.event import Event, Position, Selection
 from twinwire.core.log import Log
 from twinwire.core.patterns import Patterns
@@ -48,6 +52,8 @@ _COST_ENTRY: Final = 50
 _COST_SELECTOR: Final = 640
 """Bytes of memory that a lane takes, each of its selectors, and each that any lane has at all."""
 
+_POSITION: Final = attrgetter("position")
+
 
 class Lane:
     """One set of channels on one wire, and the live feeds that want exactly that."""
@@ -61,7 +67,7 @@ class Lane:
         self.pace = pace
         self.groups: tuple[_Group, ...] = ()
         self.begin = 0
-        """From where in the batch on it takes part; see rule 5."""
+        """The count (see `twinwire.core.batch`) from which on it takes part."""
         self.members: dict[Feed, None] = {}
         # Several selectors may match one event, which is written once all the same.
         self.once = bool(
@@ -69,10 +75,10 @@ class Lane:
         )
 
     @property
-    def pending(self) -> list[_Notes]:
-        """What its selectors have noted and it has not been cut with."""
+    def pending(self) -> list[_Group]:
+        """Those of its selectors that have noted what it has not been cut with."""
         begin = self.begin
-        return [g.notes for g in self.groups if g.notes is not None and g.notes.last >= begin]
+        return [group for group in self.groups if group.last >= begin]
 
     @property
     def dirty(self) -> bool:
@@ -81,46 +87,19 @@ class Lane:
 
 
 class Cut:
-    """What one tick writes to the members of one lane, and with `broken` why they end then.
+    """What is written to the members of one lane, and with `broken` why they end then.
 
-    It has to be written before the next cut.
+    It has to be written before the lane is cut again.
     """
 
-    __slots__ = ("_begin", "_data", "broken", "lane", "members", "position")
+    __slots__ = ("broken", "data", "lane", "members", "position")
 
-    def __init__(self, lane: Lane, position: int) -> None:
+    def __init__(self, lane: Lane, position: int, data: Any, broken: Reason | None) -> None:
         self.lane = lane
         self.position = lane.position = position
         self.members = list(lane.members)
-        self.broken: Reason | None = None
-        self._begin = lane.begin
-        self._data: Any = None
-
-    @classmethod
-    def of(cls, lane: Lane, position: int, parts: list[Any], broken: Reason | None) -> Cut:
-        """A cut whose parts are known."""
-        cut = cls(lane, position)
-        cut.broken = broken
-        cut._data = lane.wire.join(parts, len(cut.members))
-        return cut
-
-    @property
-    def data(self) -> Any:
-        """The bytes for each of them, put in order and joined when they are first asked for: all
-        lanes at once would hold the loop for too long."""
-        if self._data is None:
-            self._data = self._joined()
-        return self._data
-
-    def _joined(self) -> Any:
-        lane, begin, wire = self.lane, self._begin, self.lane.wire
-        noted = [n for g in lane.groups if (n := g.cut) is not None and n.last >= begin]
-        if len(noted) == 1 and not begin:
-            (notes,) = noted
-            if wire not in notes.joined:
-                notes.joined[wire] = wire.join(ordered(noted), max(len(self.members), notes.lanes))
-            return notes.joined[wire]
-        return wire.join(ordered(noted, begin, once=lane.once), len(self.members))
+        self.data = data
+        self.broken = broken
 
     def awaited_by(self, feed: Feed) -> bool:
         """Whether this member still has to be written the cut (rule 4).
@@ -130,36 +109,14 @@ class Cut:
         return feed.lane is self.lane and feed.position < self.position
 
 
-class _Notes:
-    """What has been published to one selector, in one encoding, since the last cut.
+class _Group(Notes):
+    """The lanes that want one selector in one encoding, and what has been published to it."""
 
-    `places` are those of its parts in `batch`, in which the encoding has all of its parts.
-    """
+    __slots__ = ("lanes",)
 
-    __slots__ = ("batch", "broken", "joined", "lanes", "last", "places")
-
-    def __init__(self, batch: list[Any]) -> None:
-        self.batch = batch
-        self.places: list[int] = []
-        self.last = -1
-        """The place of the newest, also if the encoding could not carry it."""
-        self.broken: tuple[int, Reason] | None = None
-        """The place of the newest that it could not carry, and why."""
-        self.joined: dict[Wire, Any] = {}
-        self.lanes = 0
-        """How many lanes were cut with it."""
-
-
-class _Group:
-    """The lanes that want one selector in one encoding, what they have pending of it, and what they
-    were cut with last."""
-
-    __slots__ = ("cut", "lanes", "notes")
-
-    def __init__(self) -> None:
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
         self.lanes: dict[Lane, None] = {}
-        self.notes: _Notes | None = None
-        self.cut: _Notes | None = None
 
 
 class Lanes:
@@ -171,11 +128,9 @@ class Lanes:
         self._groups: dict[str, dict[Encoding, _Group]] = {}
         # Exact channels and patterns are indexed apart: a new channel costs the others nothing.
         self._patterns = Patterns()
-        # Since the last cut: the parts of each encoding, the groups that have some, the new lanes.
-        self._batches: dict[Encoding, list[Any]] = {}
+        self._batches: dict[Encoding, Batch] = {}
+        # The groups that have noted something since the last tick began.
         self._touched: list[_Group] = []
-        self._cut: list[_Group] = []
-        self._opened: list[Lane] = []
         self._entries = 0
 
     def __len__(self) -> int:
@@ -190,7 +145,7 @@ class Lanes:
 
     @property
     def dirty(self) -> bool:
-        """Whether a cut would have something to write."""
+        """Whether a tick may have something to write."""
         return bool(self._touched)
 
     def count(self, channel: str) -> int:
@@ -226,51 +181,44 @@ class Lanes:
     ) -> None:
         """`places` are those where the event has its part in each encoding already."""
         for encoding, group in groups.items():
-            notes = group.notes
-            if notes is None:
-                notes = group.notes = _Notes(self._batches[encoding])
+            batch = group.batch
+            if group.last < batch.mark:
                 self._touched.append(group)
             place = None if encoding.per_selector else places.get(encoding)
-            if place is None:
-                place = len(notes.batch)
-                try:
-                    notes.batch.append(encoding.event(event, selector))
-                except Closed as closed:
-                    notes.batch.append(None)
-                    notes.broken = (place, closed.reason)
-                    notes.last = place
-                    continue
+            place = group.add(event, selector, place)
+            if place is not None:
                 places[encoding] = place
-            notes.places.append(place)
-            notes.last = place
 
-    def cut(self, head: int) -> list[Cut]:
-        """Take what is pending in every lane; `head` is the log's head."""
-        for group in self._cut:
-            group.cut = None
+    def cuts(self, log: Log) -> Iterator[Cut]:
+        """One tick: take what is pending in every lane, each when its turn comes.
+
+        What is published meanwhile goes with the lanes whose turn is still to come, and with the
+        next tick to the others. It has to be gone through to its end before the next one begins.
+        """
+        touched, self._touched = self._touched, []
+        for batch in self._batches.values():
+            batch.mark = batch.end
+        for lane in self._ripe(touched):
+            if lane.members and (pending := lane.pending):
+                yield _cut(lane, pending, log.head)
+        for group in dict.fromkeys((*touched, *self._touched)):
+            group.drop()
+        for batch in self._batches.values():
+            batch.drop()
+
+    def _ripe(self, touched: list[_Group]) -> list[Lane]:
+        """The lanes that may have something of these, and perhaps others.
+
+        Whoever was cut longest ago comes first: so nobody's turn is more than a tick after the
+        last one.
+        """
         ripe: dict[Lane, None] = {}
-        broken: list[tuple[int, Reason, dict[Lane, None]]] = []
-        for group in self._touched:
-            group.cut, group.notes = group.notes, None
-            notes = cast(_Notes, group.cut)
-            notes.lanes = len(group.lanes)
+        if sum(len(group.lanes) for group in touched) > 4 * len(self._lanes):
+            # Nearly all of them have: to find out which takes longer than to look at the rest.
+            return sorted(self._lanes.values(), key=_POSITION)
+        for group in touched:
             ripe.update(group.lanes)
-            if notes.broken is not None:
-                broken.append((*notes.broken, group.lanes))
-        for lane in self._opened:
-            if lane in ripe and not any(g.cut and g.cut.last >= lane.begin for g in lane.groups):
-                del ripe[lane]
-        cuts = {lane: Cut(lane, head) for lane in ripe}
-        for place, reason, lanes in broken:
-            for lane in lanes:
-                if place >= lane.begin:
-                    cuts[lane].broken = reason
-        self._cut, self._touched = self._touched, []
-        self._batches = {encoding: [] for encoding in self._batches}
-        for lane in self._opened:
-            lane.begin = 0
-        self._opened.clear()
-        return list(cuts.values())
+        return sorted(ripe, key=_POSITION)
 
     @property
     def paces(self) -> Iterable[int]:
@@ -300,7 +248,8 @@ class Lanes:
                 parts += encoded(wire.encoding, events, lane.selection)
             except Closed as closed:
                 broken = closed.reason
-            cuts.append(Cut.of(lane, log.head, parts, broken))
+            data = wire.join(parts, len(lane.members))
+            cuts.append(Cut(lane, log.head, data, broken))
         return cuts
 
     def goal(self, feed: Feed, log: Log) -> int:
@@ -331,20 +280,20 @@ class Lanes:
             self._paced.setdefault(lane.pace, {})[lane] = None
             return
         encoding = lane.wire.encoding
-        batch = self._batches.setdefault(encoding, [])
+        batch = self._batches.get(encoding)
+        if batch is None:
+            batch = self._batches[encoding] = Batch(encoding)
+        lane.begin = batch.end
         groups = []
         self._entries += len(lane.selection)
         for selector in lane.selection:
             by_encoding = self._groups.setdefault(selector, {})
             group = by_encoding.get(encoding)
             if group is None:
-                group = by_encoding[encoding] = _Group()
+                group = by_encoding[encoding] = _Group(batch)
             group.lanes[lane] = None
             groups.append(group)
         lane.groups = tuple(groups)
-        if batch:
-            lane.begin = len(batch)
-            self._opened.append(lane)
         for text in lane.selection.patterns:
             self._patterns.add(text)
 
@@ -378,21 +327,19 @@ class Lanes:
                         self._patterns.remove(selector)
 
 
-def ordered(noted: Iterable[_Notes], begin: int = 0, *, once: bool = False) -> Sequence[Any]:
-    """The parts that these have noted from the place `begin` in their batch on, in order; with
-    `once` what several have noted only once."""
-    places: list[int] = []
-    batch: list[Any] = []
-    for notes in noted:
-        places += notes.places
-        batch = notes.batch
-    # Each one's are in order already, which sorting makes use of.
-    places.sort()
-    if begin:
-        places = places[bisect_left(places, begin) :]
-    if once:
-        places = list(dict.fromkeys(places))
-    return itemgetter(*places)(batch) if len(places) > 1 else [batch[p] for p in places]
+def _cut(lane: Lane, pending: list[_Group], head: int) -> Cut:
+    """Take what is pending in a lane."""
+    wire, begin, readers = lane.wire, lane.begin, len(lane.members)
+    first = pending[0]
+    broken: Reason | None = None
+    if first.batch.broken >= begin:
+        broken = next(filter(None, (group.broken_since(begin) for group in pending)), None)
+    if len(pending) == 1 and len(first.lanes) > 1:
+        data = first.joined(wire, begin, max(readers, len(first.lanes)))
+    else:
+        data = wire.join(ordered(pending, begin, once=lane.once), readers)
+    lane.begin = first.batch.end
+    return Cut(lane, head, data, broken)
 
 
 def _keys_lost(lane: Lane, log: Log) -> dict[str, int]:
