@@ -307,6 +307,43 @@ async def test_the_next_tick_begins_when_the_last_write_of_this_one_is_out() -> 
     assert {tuple(sink.writes) for sink in sinks} == {(b"1 ", b"2 3 4 5 6 ")}
 
 
+async def test_what_is_published_during_a_tick_goes_with_the_lanes_still_to_come() -> None:
+    stage = Stage()
+
+    class Busy(Sink):
+        """While it is first written to, an event is published."""
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            if len(self.writes) == 1:
+                stage.publish("a")
+
+    before, busy = stage.sink("a", "x"), stage.sink("a", "y", kind=Busy)
+    after = stage.sink("a", "z")
+    await stage.settle()
+    stage.publish("a")
+    await stage.settle()
+    assert after.writes == [b"1 2 "]
+    assert before.writes == busy.writes == [b"1 ", b"2 "]
+
+
+async def test_who_publishes_all_the_time_is_told_in_each_tick_that_it_may_go_on() -> None:
+    stage = Stage(slice_ms=1e-6)
+    sinks = [stage.sink("a", f"own.{number}") for number in range(20)]
+    await stage.settle()
+    stage.publish("a", "a")
+    assert stage.fanout.ahead == 2
+    stage.fanout.cut.clear()
+    await stage.fanout.cut.wait()
+    assert stage.fanout.ahead == 0
+    await until(lambda: sinks[0].writes)
+    stage.publish("a")
+    assert (stage.fanout.ahead, sinks[-1].writes) == (1, [])
+    await stage.settle()
+    assert stage.fanout.ahead == 0
+    assert all(sink.got == ["1", "2", "3"] for sink in sinks)
+
+
 async def test_one_that_leaves_in_the_middle_of_a_tick_is_not_written_and_can_come_back() -> None:
     stage = Stage(slice_ms=1e-6)
     sinks = [stage.sink() for _ in range(50)]

@@ -116,6 +116,64 @@ def test_a_cut_takes_everything_and_the_next_one_begins_empty() -> None:
     assert wire.read(cut.data) == [Part(2, "")]
 
 
+def test_a_lane_takes_what_comes_before_its_turn_and_the_rest_at_its_next() -> None:
+    ground, wire = Ground(), stream()
+    one, two = ground.live(wire, "a", "b"), ground.live(wire, "a", "c")
+    ground.publish("a", "b", "c")
+    cuts = ground.lanes.cuts(ground.log)
+    first = next(cuts)
+    assert (first.lane, wire.read(first.data)) == (one.lane, [Part(1, ""), Part(2, "")])
+    ground.publish("a", "c")
+    (second,) = cuts
+    assert second.lane is two.lane
+    assert wire.read(second.data) == [Part(1, ""), Part(3, ""), Part(4, ""), Part(5, "")]
+    assert (first.position, second.position) == (3, 5)
+    ground.write([first, second])
+    assert [ground.lanes.dirty, one.lane is not None and one.lane.dirty] == [True, True]
+    assert two.reached(ground.log.head) == 5
+    (third,) = ground.cut()
+    assert (third.lane, wire.read(third.data)) == (one.lane, [Part(4, "")])
+    assert not ground.lanes.dirty
+
+
+def test_who_was_cut_longest_ago_is_the_first_to_be_cut_again() -> None:
+    ground, wire = Ground(), stream()
+    feeds = [ground.live(wire, channel, "x") for channel in "abcd"]
+    order = [feed.lane for feed in feeds]
+    for channels in ("x", "dcba", "bdac"):
+        ground.publish(*channels)
+        lanes = []
+        for cut in ground.lanes.cuts(ground.log):
+            lanes.append(cut.lane)
+            ground.publish("other", "x")
+        assert lanes == order
+
+
+def test_a_lane_that_begins_in_the_middle_of_a_tick_has_no_turn_in_it() -> None:
+    ground, wire = Ground(), stream()
+    ground.live(wire, "a")
+    ground.live(wire, "a", "b")
+    ground.publish("a")
+    cuts = ground.lanes.cuts(ground.log)
+    next(cuts)
+    new = ground.live(wire, "b")
+    ground.publish("b")
+    assert new.lane not in [cut.lane for cut in cuts]
+    assert wire.read(next(c.data for c in ground.cut() if c.lane is new.lane)) == [Part(2, "")]
+
+
+def test_a_lane_whose_members_have_left_before_its_turn_is_not_joined() -> None:
+    ground, wire = Ground(), stream()
+    ground.live(wire, "a")
+    late = ground.live(wire, "a", "b")
+    ground.publish("a")
+    cuts = ground.lanes.cuts(ground.log)
+    next(cuts)
+    ground.lanes.leave(late, ground.log.head)
+    assert late.position == 0
+    assert list(cuts) == []
+
+
 def test_a_lane_without_members_is_gone_and_what_was_pending_with_it() -> None:
     ground, wire = Ground(), stream()
     feed = ground.live(wire, "a", "*")
@@ -229,6 +287,27 @@ def test_lanes_that_have_only_one_selector_s_events_share_the_joining() -> None:
     assert wire.read(cuts["a", "d"].data) == [Part(1, ""), Part(2, ""), Part(3, "")]
 
 
+def test_lanes_with_an_event_in_between_do_not_share_and_those_without_do() -> None:
+    ground, wire = Ground(), stream()
+    for other in "bcde":
+        ground.live(wire, "a", other)
+    ground.publish("a", "a")
+    cuts = ground.lanes.cuts(ground.log)
+    one, two = next(cuts), next(cuts)
+    ground.publish("a")
+    three, four = cuts
+    assert one.data is two.data
+    assert three.data is four.data
+    assert wire.read(two.data) == [Part(1, ""), Part(2, "")]
+    assert wire.read(three.data) == [Part(1, ""), Part(2, ""), Part(3, "")]
+    ground.publish("a")
+    again = ground.cut()
+    assert again[0].data is again[1].data
+    assert again[2].data is again[3].data
+    assert wire.read(again[0].data) == [Part(3, ""), Part(4, "")]
+    assert wire.read(again[2].data) == [Part(4, "")]
+
+
 def test_a_pattern_that_comes_and_goes_is_matched_while_it_is_there() -> None:
     ground, wire = Ground(), stream()
     ground.live(wire, "c")
@@ -294,6 +373,21 @@ def test_a_lane_that_begins_after_an_event_that_cannot_be_carried_goes_on() -> N
     ground.publish("large")
     late = ground.live(wire, "large", "small")
     assert late not in {feed for cut in ground.cut() for feed in cut.members}
+
+
+def test_an_event_that_cannot_be_carried_ends_each_lane_at_its_own_turn() -> None:
+    ground = Ground()
+    wire = TestWire(OnlySmall(per_selector=True), resumes=True)
+    ground.live(wire, "large", "small")
+    ground.live(wire, "small", "large", "*")
+    ground.publish("small")
+    cuts = ground.lanes.cuts(ground.log)
+    assert next(cuts).broken is None
+    ground.publish("large")
+    assert [cut.broken for cut in cuts] == [CloseReason.INAPPROPRIATE_PROTOCOL]
+    assert [cut.broken for cut in ground.cut()] == [CloseReason.INAPPROPRIATE_PROTOCOL]
+    ground.publish("small")
+    assert [cut.broken for cut in ground.cut()] == [None, None]
 
 
 # Paced lanes

@@ -1,9 +1,9 @@
 """Whatever happens to a subscriber, it is told everything or told what it was not.
 
 The truth is a list of all events. A small driver does what the fan-out does, but in any order: it
-publishes, cuts lanes, writes the cuts to their members one by one, and lets feeds that are behind
-read on, while clients come, go, stall, resume and change what they want. The clients keep books
-over what they read, as real ones could (see `tests.core.books`).
+publishes, cuts one lane after the other, writes the cuts to their members one by one, and lets
+feeds that are behind read on, while clients come, go, stall, resume and change what they want. The
+clients keep books over what they read, as real ones could (see `tests.core.books`).
 """
 
 from collections import deque
@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 from tests.core.books import Answer, Beat, Begun, Book, Client, Ended, Truth
 from tests.core.samples import CHANNELS, EPOCH, KEYS, PATTERNS, channels, selectors
 from tests.core.wires import Encoding, Part, TestWire
+from twinwire.core.batch import ordered
 from twinwire.core.event import Pattern, Position, Selection
 from twinwire.core.feed import Feed, Gap, Mode, Start, Why
-from twinwire.core.batch import ordered
 from twinwire.core.lane import Cut, Lane, Lanes
 from twinwire.core.log import OVERHEAD, Log, Retention
 from twinwire.core.recovery import subscribe

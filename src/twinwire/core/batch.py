@@ -1,8 +1,8 @@
 """What has been published and not every lane has been cut with yet; see `twinwire.core.lane`.
 
-The parts of an encoding are in one batch, and each selector notes the places of its own. Two
-countings are in use. A *place* is an index of `Batch.parts`. A *count* goes from the first part that
-there ever was, so that it lasts when a part that all have taken is dropped.
+The parts of an encoding are in one batch, and each selector notes the places of its own. A *place*
+is an index of `Batch.parts`, for picking. A *count* goes from the first part that there ever was,
+and lasts when those that all have taken are dropped.
 """
 
 from __future__ import annotations

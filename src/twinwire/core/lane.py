@@ -29,7 +29,7 @@ What was noted before a tick began has been taken by all when it is over, and is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -333,7 +333,8 @@ def _cut(lane: Lane, pending: list[_Group], head: int) -> Cut:
     first = pending[0]
     broken: Reason | None = None
     if first.batch.broken >= begin:
-        broken = next(filter(None, (group.broken_since(begin) for group in pending)), None)
+        for group in pending:
+            broken = group.broken_since(begin) or broken
     if len(pending) == 1 and len(first.lanes) > 1:
         data = first.joined(wire, begin, max(readers, len(first.lanes)))
     else:
