@@ -194,7 +194,7 @@ def lanes(clock: Clock) -> Iterable[Sequence[str]]:
             for begin in range(0, len(made), BATCH):
                 for event in made[begin : begin + BATCH]:
                     found.append(event)
-                for _ in found.cuts(log):
+                for _cut in found.cuts(log):
                     pass
 
         yield f"append to {count} lanes, cut every {BATCH}", clock.time(append)
