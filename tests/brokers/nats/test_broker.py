@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import nkeys  # type: ignore[import-untyped]  # it has none
 import pytest
@@ -492,6 +493,27 @@ async def test_what_is_too_large_is_told_and_harms_nobody(server: NatsServer) ->
         await alone
         await node.append(Draft("a", b"end"))
         assert said(node.heard.events) == [("a", b"alone"), ("a", b"end")]
+
+
+async def test_a_server_that_takes_few_messages_at_once_gets_few(tmp_path: Path) -> None:
+    limits = "limits { batch { max_msgs: 5 } }"
+    config = CONFIG._replace(keep=Retention(10))
+    with NatsServer(tmp_path / "nats", jetstream=limits) as server:
+        async with opened(server.url, config) as node:
+            several = [
+                [Draft("a", b"%d" % n, key=f"k{n}", idempotency_key=f"x{n}")] for n in range(200)
+            ]
+            answers = await append_all(node.broker, several)
+            await node.reach(answers[-1][0])
+            assert said(node.heard.events) == flat(several)
+            expected = newest(node.heard.events)
+            async with linked(server) as link, asyncio.timeout(15):
+                # Everything of 200 keys is kept in the end, in small pages, and the log trimmed.
+                info: dict[str, Any] = {"state": {"first_seq": 0}}
+                while info["state"]["first_seq"] < 100:
+                    info = await link.api(f"STREAM.INFO.{HUB}")
+        async with opened(server.url, config) as node:
+            assert newest([*node.heard.begins[0][1], *node.heard.events]) == expected
 
 
 async def test_a_foreign_message_is_left_out(

@@ -19,7 +19,7 @@ from twinwire.brokers.nats.epochs import Renewal
 from twinwire.brokers.nats.link import ApiError, Gone, Link
 from twinwire.brokers.nats.message import end, identify, message_of
 from twinwire.brokers.nats.reader import read
-from twinwire.brokers.nats.store import Letter, store
+from twinwire.brokers.nats.store import TOO_MANY, Letter, store
 from twinwire.brokers.nats.stream import Streams
 from twinwire.brokers.record import pack, unpack
 from twinwire.core.event import Draft, Event, Position
@@ -55,6 +55,7 @@ class Keeper:
         self._streams = streams
         self._renewals = renewals
         self._book = book
+        self._page = _PAGE
         self._warned = False
 
     @property
@@ -107,7 +108,7 @@ class Keeper:
             self._book.cover(self._valid(checkpoint)[0])
         # What comes meanwhile is for the next time: it might never come to an end.
         goal = end(self._book.noted)
-        while self._book.covered < goal and (page := self._book.page(_PAGE)) is not None:
+        while self._book.covered < goal and (page := self._book.page(self._page)) is not None:
             number = await self._write(page.events, page.covers, number)
             if not number:
                 break
@@ -130,6 +131,9 @@ class Keeper:
             return (await store(self._link, messages)).number
         except ApiError as error:
             if error.code in _WRONG_LAST:
+                return 0
+            if error.code == TOO_MANY and self._page > 1:
+                self._page //= 2  # and the next time it is that
                 return 0
             raise
 

@@ -16,6 +16,10 @@ _batches = count()
 _run = secrets.token_hex(6)
 
 
+TOO_MANY: Final = 10199
+"""JetStream's answer to more messages at once than it is set to take (1000 by default)."""
+
+
 class Letter(NamedTuple):
     """A message to be stored."""
 

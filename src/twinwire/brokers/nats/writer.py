@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 
 from twinwire.brokers.nats.link import ApiError, Gone, Link
 from twinwire.brokers.nats.message import SLOTS, Item, Part, Place, divide, item, seq, wrap
-from twinwire.brokers.nats.store import Letter, store
+from twinwire.brokers.nats.store import TOO_MANY, Letter, store
 from twinwire.core.event import Draft, Position
 from twinwire.errors import BrokerError
 
@@ -29,13 +29,12 @@ _log = logging.getLogger("twinwire")
 _HEADERS: Final = 1024
 """Bytes of a message that are left for its headers."""
 
-_IDS: Final = 500
-"""Items with an id that go together, at most: each is a message, and a batch has at most 1000."""
+_IDS: Final = 400
+"""Items with an id that go together, at most, unless the server takes less at once."""
 
 _NO_ROLLUP: Final = 10111
 _IN_PROCESS: Final = 10158
 _HAS_DUPLICATE: Final = 10201
-_TOO_MANY: Final = 10199
 _TOO_OLD: Final = {10174, 10177}
 _TOO_BIG: Final = {10054, 10097}
 """JetStream's error codes."""
@@ -64,6 +63,10 @@ class Session(Protocol):
         ...
 
 
+class _TooMany(BrokerError):
+    """More messages than the server takes at once."""
+
+
 class _Append(NamedTuple):
     items: list[Item]
     size: int
@@ -84,6 +87,7 @@ class Writer:
         self._ended = False
         self._ids = count()
         self._run = secrets.token_hex(4)
+        self._ids_max = _IDS
         self.why = "it is not connected"
         """What is the matter, for those whose time is over."""
 
@@ -153,6 +157,13 @@ class Writer:
                 except Gone as error:
                     self.why = str(error)
                     on.link.end(str(error))
+                except _TooMany as error:
+                    if len(group) == 1:
+                        _fail(group, error)
+                        break
+                    self._ids_max = max(1, self._ids_max // 2)
+                    self._waiting.extendleft(reversed(group))
+                    break
                 except BrokerError as error:
                     _fail(group, error)
                 except Exception:  # noqa: BLE001 (those who come later must not wait for ever)
@@ -174,7 +185,7 @@ class Writer:
             count += len(append.items)
             size += append.size
             ids += sum(1 for item in append.items if item.id)
-            if count > SLOTS or size > self.room - _HEADERS or ids > _IDS:
+            if count > SLOTS or size > self.room - _HEADERS or ids > self._ids_max:
                 break
             group.append(self._waiting.popleft())
         return group
@@ -253,8 +264,8 @@ class _Work:
             return None
         if error.code == _HAS_DUPLICATE:
             return await self._find(on)
-        if error.code == _TOO_MANY:
-            raise BrokerError(
+        if error.code == TOO_MANY:
+            raise _TooMany(
                 f"nats: the append would be {len(self._parts)} messages, more than the server "
                 "takes at once (jetstream limits batch max_msgs)"
             )
