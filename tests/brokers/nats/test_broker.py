@@ -19,6 +19,7 @@ import pytest
 from tests import ROOT
 from tests.brokers.nats.server import NatsServer
 from tests.relay import Relay
+from tests.waiting import until
 from twinwire.brokers import Broker, Config, connect
 from twinwire.brokers.nats.address import parse
 from twinwire.brokers.nats.broker import NatsBroker
@@ -33,6 +34,7 @@ from twinwire.testing.contract import (
     OutageContract,
     Strict,
     drafts,
+    eventually,
     newest,
     said,
 )
@@ -293,6 +295,22 @@ async def test_killed_in_the_midst_of_appends_nothing_acknowledged_is_lost(
     async with opened(server.url) as node:
         assert node.heard.begins[0][0] == start
         assert node.heard.events == events
+
+
+async def test_what_was_never_sent_in_time_is_not_stored_later(server: NatsServer) -> None:
+    async with opened(server.url, CONFIG._replace(wait=0.3)) as node:
+        await node.append(Draft("a", b"1"))
+        server.kill()
+        await until(lambda: node.broker._session is None)  # type: ignore[attr-defined]
+        given_up = asyncio.ensure_future(node.broker.append([Draft("a", b"given up")]))
+        too_late = asyncio.ensure_future(node.broker.append([Draft("a", b"too late")]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(BrokerError, match=r"not stored within 0\.3 s: .*cannot be reached"):
+            await too_late
+        server.start()
+        await eventually(lambda: node.append(Draft("a", b"2")))
+        assert said(node.heard.events) == [("a", b"1"), ("a", b"2")]
 
 
 # Lost data

@@ -147,11 +147,14 @@ class Writer:
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
+            await session()  # whoever waits for it in vain is not stored
             group = self._under_way = self._take()
             items = [item for append in group for item in append.items]
             work = _Work(items, self.room - _HEADERS, self._new_id)
             while not all(append.done.done() for append in group):
                 on = await session()
+                if all(append.done.done() for append in group):
+                    break
                 try:
                     positions = await work.attempt(on)
                 except Gone as error:
@@ -177,17 +180,21 @@ class Writer:
             self._under_way = []
 
     def _take(self) -> list[_Append]:
-        group = [self._waiting.popleft()]
-        count, size = len(group[0].items), group[0].size
-        ids = sum(1 for item in group[0].items if item.id)
+        """What goes together: the oldest, and as many after it as fit. Those whose time is over, or
+        whose callers do not wait any longer, are left out."""
+        group: list[_Append] = []
+        count = size = ids = 0
         while self._waiting:
             append = self._waiting[0]
-            count += len(append.items)
-            size += append.size
-            ids += sum(1 for item in append.items if item.id)
-            if count > SLOTS or size > self.room - _HEADERS or ids > self._ids_max:
-                break
-            group.append(self._waiting.popleft())
+            if not append.done.done():
+                count += len(append.items)
+                size += append.size
+                ids += sum(1 for item in append.items if item.id)
+                fits = count <= SLOTS and size <= self.room - _HEADERS and ids <= self._ids_max
+                if group and not fits:
+                    break
+                group.append(append)
+            self._waiting.popleft()
         return group
 
     def _new_id(self) -> str:
