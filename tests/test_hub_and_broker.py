@@ -13,7 +13,7 @@ from twinwire import Event, Hub, Lost
 from twinwire.brokers.base import Tail
 from twinwire.brokers.memory import MemoryBroker
 from twinwire.core.event import Position
-from twinwire.errors import BrokerError
+from twinwire.errors import BrokerError, NotRunning
 
 
 async def published(hub: Hub, channel: str, *data: Any, **how: Any) -> list[Position]:
@@ -40,6 +40,32 @@ async def test_who_comes_back_from_before_the_nodes_memory_gets_it_from_the_brok
         await hub.publish("a", "more")
         assert await more == ["more"]
         assert len(broker.reads) == 2, "what the node has it does not read from the broker"
+
+
+async def test_what_was_read_back_counts_as_memory_until_it_is_delivered() -> None:
+    async with Hub(DeepBroker(), log_events=10) as hub:
+        first, *_ = await published(hub, "a", *range(100))
+        fresh = await attached(hub, "a")
+        lane = hub.fanout.memory
+        events = hub.subscribe("a", since=first)
+        await taken(events, 100)
+        await asyncio.sleep(0)
+        back = hub.fanout.memory - lane
+        await fresh.aclose()
+        assert back == lane - hub.fanout.lanes.memory
+
+
+async def test_a_hub_that_stops_while_it_reads_back_leaves_nobody_waiting() -> None:
+    class Slow(DeepBroker):
+        async def read(self, *what: Any) -> Any:
+            await hub.stop()
+            return await super().read(*what)
+
+    hub = Hub(Slow(), log_events=10)
+    await hub.start()
+    first, *_ = await published(hub, "a", *range(100))
+    with pytest.raises(NotRunning):
+        await taken(hub.subscribe("a", since=first), 1)
 
 
 async def test_what_is_evicted_while_it_is_read_is_not_missed() -> None:

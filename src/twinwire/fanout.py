@@ -354,8 +354,8 @@ class Fanout:
             return
         if feed not in self.feeds:
             return
+        self._reckon(feed)
         if feed.count != count:
-            self._reckon(feed)
             feed.sink.dropped()
         if feed.lane is None:
             if data or feed.position != before:

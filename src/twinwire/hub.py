@@ -269,6 +269,8 @@ class Hub:
         feed = sink.feed = Feed(OBJECTS, sink)
         start = starting(since)
         earlier = await self.earlier(channels, Mode(mode), start)
+        if not self.running:
+            raise NotRunning
         feed.start(channels, Mode(mode), start, self.log, earlier)
         self.fanout.attach(feed)
         try:
