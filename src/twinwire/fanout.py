@@ -253,11 +253,9 @@ class Fanout:
         written = 0
         waiting, self._awaiting_cut = self._awaiting_cut, []
         for cut in chain(self.lanes.cuts(self.log), self._cuts_due()):
-            data, lane, position, broken = cut.data, cut.lane, cut.position, cut.broken
             for feed in cut.members:
-                # As `Cut.awaited_by`: a call here costs a tenth of the whole.
-                if feed.lane is lane and feed.position < position:
-                    self._give(feed, data, position, broken)
+                if cut.awaited_by(feed):
+                    self._give(feed, cut.data, cut.position, cut.broken)
                 written += 1
                 if not written % _STEP:
                     yield
