@@ -267,11 +267,11 @@ class Hub:
             raise NotRunning
         sink = Iterator(self.fanout)
         feed = sink.feed = Feed(OBJECTS, sink)
-        start = starting(since)
-        earlier = await self.earlier(channels, Mode(mode), start)
+        start, selection = starting(since), Selection(channels)
+        earlier = await self.earlier(selection, Mode(mode), start)
         if not self.running:
             raise NotRunning
-        feed.start(channels, Mode(mode), start, self.log, earlier)
+        feed.start(selection, Mode(mode), start, self.log, earlier)
         self.fanout.attach(feed)
         try:
             while True:
@@ -316,7 +316,7 @@ class Hub:
     ) -> Earlier | None:
         """What the broker has of the time between `since` and this node's memory, if it is needed;
         `read_back_events` at most. Raises `BadChannel`."""
-        selection, log = Selection(selectors), self.log
+        selection, log = Selection.of(selectors), self.log
         gone = self.forgotten(selection, mode, since)
         if not gone:
             return None

@@ -309,6 +309,11 @@ class Selection:
             (patterns if is_pattern(selector) else exact).add(selector)
         self._set(frozenset(exact), frozenset(patterns))
 
+    @classmethod
+    def of(cls, selectors: Iterable[str]) -> Selection:
+        """The set of these, which may be one already. Raises `BadChannel`."""
+        return selectors if isinstance(selectors, Selection) else cls(selectors)
+
     def _set(self, exact: frozenset[str], patterns: frozenset[str]) -> None:
         self.exact: frozenset[str] = exact or _NOTHING
         self.patterns: frozenset[str] = patterns or _NOTHING

@@ -34,7 +34,7 @@ from twinwire.errors import Closed, CloseReason
 PACE_MAX: Final = 3_600_000
 """The longest time in ms between what a paced feed is told."""
 
-EVENT: Final = 230
+_EVENT: Final = 230
 """Bytes of memory of an event besides its data, about."""
 
 _SEQ: Final = attrgetter("seq")
@@ -141,7 +141,7 @@ class Feed:
         A position that is not this log's becomes a gap. `earlier` has events of exactly these
         channels, from `since` on.
         """
-        self._selection = Selection(selectors)
+        self._selection = Selection.of(selectors)
         self.count = len(self._selection)
         self.cost = _COST + sum(map(_cost, self._selection))
         if mode is Mode.LATEST:
@@ -368,7 +368,7 @@ def _read(
 
 
 def _weight(earlier: Earlier) -> int:
-    return sum(len(event.data) + EVENT for event in earlier.events)
+    return sum(len(event.data) + _EVENT for event in earlier.events)
 
 
 def _cost(selector: str) -> int:

@@ -126,12 +126,13 @@ class SseEndpoint:
             wanted = _parse(request, hub.settings)
             wire = _wire(wanted, chunked=False)
             feed = Feed(wire, pace=wanted.pace, strict=hub.settings.closes_slow)
-            for channel in Selection(wanted.channels):
+            selection = Selection(wanted.channels)
+            for channel in selection:
                 if not place.grants.may_subscribe(channel):
                     message = f"permission denied: {channel[:64]}"
                     return refusal(Refusal.PERMISSION_DENIED.code, message, 403)
-            earlier = await hub.earlier(wanted.channels, wanted.mode, wanted.since)
-            feed.start(wanted.channels, wanted.mode, wanted.since, hub.log, earlier)
+            earlier = await hub.earlier(selection, wanted.mode, wanted.since)
+            feed.start(selection, wanted.mode, wanted.since, hub.log, earlier)
         except BadInput as error:
             return refusal(Refusal.BAD_REQUEST.code, str(error), 400)
         except NotAcceptable:
