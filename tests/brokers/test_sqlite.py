@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.brokers.opened import opened_as_node
 from tests.waiting import until
 from twinwire.brokers import Broker, Config, connect, sqlite_file, sqlite_log
 from twinwire.brokers.sqlite import SqliteBroker
@@ -43,15 +44,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "log.db"
 
 
-@asynccontextmanager
-async def opened(path: Path, config: Config = CONFIG) -> AsyncIterator[Node]:
-    broker, heard = SqliteBroker(path, config), Strict()
-    await broker.open(heard)
-    try:
-        yield Node(broker, heard)
-    finally:
-        await broker.close()
-    assert heard.faults == []
+def opened(path: Path, config: Config = CONFIG) -> AbstractAsyncContextManager[Node]:
+    return opened_as_node(SqliteBroker(path, config))
 
 
 def sizes(path: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import random
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from tests import ROOT
 from tests.brokers.nats.server import NatsServer
+from tests.brokers.opened import opened_as_node
 from tests.relay import Relay
 from tests.waiting import until
 from twinwire.brokers import Broker, Config, connect
@@ -58,15 +59,8 @@ def quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-@asynccontextmanager
-async def opened(url: str, config: Config = CONFIG) -> AsyncIterator[Node]:
-    broker, heard = connect(url, config), Strict()
-    await broker.open(heard)
-    try:
-        yield Node(broker, heard)
-    finally:
-        await broker.close()
-    assert heard.faults == []
+def opened(url: str, config: Config = CONFIG) -> AbstractAsyncContextManager[Node]:
+    return opened_as_node(connect(url, config))
 
 
 @asynccontextmanager

@@ -1,25 +1,22 @@
 """Nodes that share a log, and what must hold whatever happens to it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sized
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sized
+from contextlib import AbstractAsyncContextManager
 
+from tests.brokers.opened import opened_as_node
 from twinwire.brokers import Config, connect
 from twinwire.core.event import Draft, Position
 from twinwire.errors import BrokerError
-from twinwire.testing.contract import Node, Strict
+from twinwire.testing.contract import Node
 
 
-@asynccontextmanager
-async def opened(url: str, config: Config = Config()) -> AsyncIterator[Node]:  # noqa: B008 (an immutable tuple)
+def opened(
+    url: str,
+    config: Config = Config(),  # noqa: B008 (an immutable tuple)
+) -> AbstractAsyncContextManager[Node]:
     """A node, which must have kept the rules at the end."""
-    broker, heard = connect(url, config), Strict()
-    await broker.open(heard)
-    try:
-        yield Node(broker, heard)
-    finally:
-        await broker.close()
-    assert heard.faults == []
+    return opened_as_node(connect(url, config))
 
 
 class Publisher:
