@@ -20,7 +20,6 @@ from twinwire import Hub
 
 _LOOPS = {
     "asyncio": "asyncio:SelectorEventLoop",
-    "rloop": "rloop:new_event_loop",
     "uvloop": "uvloop:new_event_loop",
 }
 

@@ -3,7 +3,7 @@
 All are described as a `Peer`. The names are those that --servers takes:
 
     twinwire          this working tree
-    twinwire+LOOP     this working tree on another event loop: asyncio, uvloop, rloop
+    twinwire+LOOP     this working tree on another event loop: asyncio or uvloop
     twinwire@PATH     another one: its directory, its `src`, or a Python in which it is installed
     batch, paced, naive  the C server of floor.c
     NAME              one of bench/peers
