@@ -92,9 +92,8 @@ class Subscriber:
         if self._hub.forgotten((effect.selector,), effect.mode, effect.since):
             assert isinstance(effect.since, Position)
             # It has the selector from now on, so that nobody subscribes to it again meanwhile.
-            feed = self._new_feed()
+            feed = self._another_feed()
             feed.add(effect.selector, effect.mode, effect.since.seq)
-            self._feeds.append(feed)
             self.track(begun(self._read_back(effect, feed)))
             return []
         return self._subscribe_now(effect)
@@ -109,19 +108,22 @@ class Subscriber:
         if not feed.count:
             gone = Refusal.NOT_AVAILABLE.error("not available: unsubscribed meanwhile")
             return self._write([codec.encode(core.refusal(effect.id, gone))])
-        if earlier is not None and earlier.begin == since.seq:
-            feed.take(earlier)
-            self._hub.fanout.attach(feed)
-            self._hub.nodes.join(self, effect.selector, listens=effect.join_leave)
-            told = said(self._session.subscribed(effect, [], True, since))
-        else:
-            self._feeds.remove(feed)
-            try:
+        try:
+            if earlier is not None and earlier.begin == since.seq:
+                feed.take(earlier)
+                if not self._hub.has_room(feed.cost):
+                    self._feeds.remove(feed)
+                    raise Refusal.LIMIT_EXCEEDED.error(_NO_ROOM)
+                self._hub.fanout.attach(feed)
+                self._hub.nodes.join(self, effect.selector, listens=effect.join_leave)
+                told = said(self._session.subscribed(effect, [], True, since))
+            else:
+                self._feeds.remove(feed)
                 told = self._subscribe_now(effect)
-            except CommandError as error:
-                told = [core.refusal(effect.id, error)]
-            except Closed as closed:
-                return self.end(closed.reason)
+        except CommandError as error:
+            told = [core.refusal(effect.id, error)]
+        except Closed as closed:
+            return self.end(closed.reason)
         self._write([codec.encode(reply) for reply in told])
 
     def _subscribe_now(self, effect: wants.Subscribe) -> list[Reply]:
@@ -139,13 +141,18 @@ class Subscriber:
     def _new_feed(self, pace: int = 0) -> Feed:
         return Feed(self.wire, self.sink, pace=pace, strict=self._hub.settings.closes_slow)
 
-    def _paced_feed(self, pace: int) -> Feed:
+    def _another_feed(self, pace: int = 0) -> Feed:
+        """A feed for one subscription, not attached yet; those whose subscription is over go."""
         for feed in self._feeds[1:]:
             if not feed.count:
                 self._hub.fanout.detach(feed)
                 self._feeds.remove(feed)
         feed = self._new_feed(pace)
         self._feeds.append(feed)
+        return feed
+
+    def _paced_feed(self, pace: int) -> Feed:
+        feed = self._another_feed(pace)
         self._hub.fanout.attach(feed)
         return feed
 
